@@ -1,0 +1,78 @@
+//! Numbers that everything else refers to, in two sections.
+//!
+//! **Fixed by the protocol**: changing one breaks the mesh with Weave Net 2.8.1 hosts.
+//! **Chosen by us**: each with its reason.
+
+use std::time::Duration;
+
+// ---------------------------------------------------------------- fixed by the protocol
+
+/// TCP port of the mesh, and UDP port of sleeve.
+pub const PORT: u16 = 6783;
+/// Lowest protocol version that exists.
+pub const MIN_PROTOCOL: u8 = 1;
+/// Highest protocol version that exists.
+pub const MAX_PROTOCOL: u8 = 2;
+/// From the start of a connection to the other end's 7 header bytes.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the header to the end of the introduction; also how long an introduced neighbour may be
+/// silent on TCP.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Interval of heartbeats on TCP.
+pub const TCP_HEARTBEAT: Duration = Duration::from_secs(30);
+/// Largest body of one message in protocol version 2, as sealed.
+pub const MAX_MESSAGE_LEN: usize = 10 * 1024 * 1024;
+/// Each channel's whole state goes to some neighbours this often.
+pub const GOSSIP_INTERVAL: Duration = Duration::from_secs(30);
+/// Own topology changes are collected this long before they are sent.
+pub const TOPOLOGY_DELAY: Duration = Duration::from_secs(1);
+/// Peers out of reach are collected this long after an update.
+pub const GC_DELAY: Duration = Duration::from_secs(1);
+/// Routes are calculated this long after the first request.
+pub const ROUTES_DELAY: Duration = Duration::from_millis(100);
+/// A channel without owner remembers payloads at least this long, to relay each once.
+pub const SURROGATE_MEMORY: Duration = Duration::from_secs(30);
+/// First interval between two attempts to dial.
+pub const RETRY_INITIAL: Duration = Duration::from_secs(2);
+/// Longest interval between two attempts to dial.
+pub const RETRY_MAX: Duration = Duration::from_secs(360);
+/// A connection that lived this long past its due time is redialled at once.
+pub const RETRY_RESET_AFTER: Duration = Duration::from_secs(60);
+/// Accepted connections per second are bounded by a bucket of this many tokens.
+pub const ACCEPT_TOKENS: u32 = 20;
+/// One token of the accept bucket comes back in this time.
+pub const ACCEPT_INTERVAL: Duration = Duration::from_millis(50);
+/// Overlay heartbeats until the other end has acknowledged one.
+pub const FAST_HEARTBEAT: Duration = Duration::from_millis(500);
+/// Overlay heartbeats afterwards.
+pub const SLOW_HEARTBEAT: Duration = Duration::from_secs(10);
+/// An overlay that heard no heartbeat for this long has failed.
+pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(60);
+/// The fragmentation test of sleeve is repeated this often.
+pub const FRAG_TEST_INTERVAL: Duration = Duration::from_secs(300);
+/// First timeout of an MTU test; each repetition doubles it.
+pub const MTU_TEST_TIMEOUT: Duration = Duration::from_millis(10);
+/// Tests per candidate MTU.
+pub const MTU_TEST_COUNT: u32 = 8;
+/// Overlay MTU that is taken to work without a test.
+pub const MTU_FLOOR: u16 = 552;
+/// Overlay MTU before anything is known about the path.
+pub const MTU_UNKNOWN: u16 = 65535;
+/// Largest payload of a UDP datagram over IPv4.
+pub const MAX_UDP_PAYLOAD: usize = 65507;
+/// A MAC address not seen for this long is forgotten.
+pub const MAC_MAX_AGE: Duration = Duration::from_secs(600);
+/// MAC addresses are swept, and their last sighting renewed, at this granularity.
+pub const MAC_SWEEP: Duration = Duration::from_secs(60);
+
+// ---------------------------------------------------------------- chosen by us
+
+/// Connections to hold at most, established or not, unless `--conn-limit` says otherwise. The
+/// original's default since 2.6.0.
+pub const CONN_LIMIT: usize = 200;
+/// MAC addresses to know at most; the longest unseen makes room. Ten thousand containers and more,
+/// in about 1 MB.
+pub const MAC_TABLE_LEN: usize = 16_384;
+/// Frames taken from the TAP device, or datagrams from the socket, before the other side gets its
+/// turn: long enough to make batches, short enough for latency.
+pub const BATCH_LEN: usize = 64;

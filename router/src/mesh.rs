@@ -1,0 +1,1 @@
+//! The control engine: connections, topology, gossip and connector joined.

@@ -1,0 +1,1 @@
+//! Overlays: how frames travel to one neighbour.
