@@ -1,1 +1,3 @@
-//! host
+//! What a host needs around the router: links, addresses, routes, network namespaces.
+
+pub mod netns;
