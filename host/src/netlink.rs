@@ -1,0 +1,697 @@
+//! Network devices, addresses and routes, through the kernel's rtnetlink.
+//!
+//! [`Netlink`] is a handle on one network namespace. Making something that is already there as
+//! asked for is no error, so every step may be repeated after a crash. Errors name the device and,
+//! where there is one, the mend.
+//!
+//! A netlink socket stays in the namespace in which it was opened. To act inside another one, a
+//! short-lived thread enters it, opens the socket there and ends; the threads of the runtime never
+//! change their namespace.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use futures_util::TryStreamExt;
+use proto::MacAddr;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteScope, RouteType,
+};
+use rtnetlink::{
+    AddressMessageBuilder, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth,
+    RouteMessageBuilder,
+};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use thiserror::Error;
+
+mod sysctl;
+#[cfg(test)]
+mod tests;
+
+/// MTU of a bridge that carries sleeve only: the overlay finds the MTU of each path itself and
+/// answers what is too long, so the bridge must not be in the way.
+pub const BRIDGE_MTU: u32 = 65535;
+
+/// Why a network device, address or route is not as asked for. Earlier steps of the same call may
+/// have been done; repeating the call is safe.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The process lacks the right to do it.
+    #[error("cannot {0}: permission denied; run as root or with CAP_NET_ADMIN")]
+    NotPermitted(String),
+    /// There is no such device in this namespace.
+    #[error("there is no network device named {0:?}")]
+    NoDevice(String),
+    /// The name is taken by a device of another kind.
+    #[error(
+        "network device {0:?} exists but is not a bridge; remove it with \"ip link delete {0}\" \
+         or choose another name for the bridge"
+    )]
+    NotABridge(String),
+    /// The kernel would refuse, or cut, this name.
+    #[error(
+        "{0:?} cannot be the name of a network device; use 1 to 15 bytes without blank, slash \
+         and colon"
+    )]
+    BadName(String),
+    /// Everything else.
+    #[error("cannot {action}: {source}")]
+    Failed {
+        /// What was being done, and to which device.
+        action: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// What the calls of this module return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An address with the length of its network prefix, as in `10.32.0.1/12`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cidr {
+    /// The address; host bits may be set.
+    pub address: IpAddr,
+    /// Length of the prefix in bits: at most 32, or 128 for IPv6.
+    pub prefix_len: u8,
+}
+
+impl Cidr {
+    /// All of IPv4: the destination of a default route.
+    pub const ANY: Self = Self {
+        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        prefix_len: 0,
+    };
+    /// All IPv4 multicast groups.
+    pub const MULTICAST: Self = Self {
+        address: IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)),
+        prefix_len: 4,
+    };
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_len)
+    }
+}
+
+/// Not an address with a prefix length.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0:?} is not an address with prefix length; write it as in 10.32.0.1/12")]
+pub struct BadCidr(String);
+
+impl FromStr for Cidr {
+    type Err = BadCidr;
+
+    fn from_str(text: &str) -> std::result::Result<Self, BadCidr> {
+        let parse = || {
+            let (address, len) = text.split_once('/')?;
+            let address = address.parse::<IpAddr>().ok()?;
+            let digits = (1..=3).contains(&len.len()) && len.bytes().all(|b| b.is_ascii_digit());
+            let prefix_len = len.parse().ok().filter(|_| digits)?;
+            let most = if address.is_ipv4() { 32 } else { 128 };
+            (prefix_len <= most).then_some(Self {
+                address,
+                prefix_len,
+            })
+        };
+        parse().ok_or_else(|| BadCidr(text.to_owned()))
+    }
+}
+
+/// Kinds of network devices, as far as they matter here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkKind {
+    /// An Ethernet bridge.
+    Bridge,
+    /// One end of a veth pair.
+    Veth,
+    /// A TUN or TAP device.
+    Tun,
+    /// Any other.
+    Other,
+}
+
+/// A network device at the moment it was looked up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Its number in the kernel; another device may get it later.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: LinkKind,
+    /// Its Ethernet address, if it has one.
+    pub mac: Option<MacAddr>,
+    /// Largest IP packet it takes.
+    pub mtu: u32,
+    /// Largest MTU it can be set to, if the kernel says.
+    pub max_mtu: Option<u32>,
+    /// Index of the bridge it is a port of.
+    pub master: Option<u32>,
+    /// Whether it is set up (not: whether it has a carrier).
+    pub up: bool,
+}
+
+/// A route of the main table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Where it leads.
+    pub destination: Cidr,
+    /// Next hop, if there is one in between.
+    pub gateway: Option<IpAddr>,
+    /// Index of the device through which it leads; absent for routes that lead nowhere.
+    pub device: Option<u32>,
+    /// Whether it reaches only what is directly connected.
+    pub link_scope: bool,
+}
+
+/// The devices of one network namespace. Clones share one socket.
+///
+/// Made within a tokio runtime, which then runs its socket; all calls must be made on that runtime.
+#[derive(Clone)]
+pub struct Netlink {
+    handle: rtnetlink::Handle,
+    /// The namespace it acts in, unless it is the process's own.
+    namespace: Option<Arc<OwnedFd>>,
+}
+
+impl fmt::Debug for Netlink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Netlink")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Netlink {
+    /// Of the calling thread's network namespace.
+    pub fn current() -> Result<Self> {
+        let handle = open().map_err(|error| failed("open a netlink socket", error))?;
+        Ok(Self {
+            handle,
+            namespace: None,
+        })
+    }
+
+    /// Of the namespace to which `namespace` refers: an open `/proc/PID/ns/net` or a bind mount of
+    /// it.
+    pub fn inside(namespace: BorrowedFd<'_>) -> Result<Self> {
+        let action = "open a netlink socket inside a network namespace";
+        let namespace = namespace
+            .try_clone_to_owned()
+            .map_err(|error| failed(action, error))?;
+        let runtime = tokio::runtime::Handle::current();
+        let handle = in_namespace(Some(namespace.as_fd()), || {
+            let _entered = runtime.enter();
+            open()
+        });
+        let handle = handle.map_err(|error| failed(action, error))?;
+        Ok(Self {
+            handle,
+            namespace: Some(Arc::new(namespace)),
+        })
+    }
+
+    /// The device of this name, if there is one.
+    pub async fn link(&self, name: &str) -> Result<Option<Link>> {
+        check_name(name)?;
+        let mut found = std::pin::pin!(self.handle.link().get().match_name(name).execute());
+        match found.try_next().await {
+            Ok(message) => Ok(message.map(|message| parse_link(&message))),
+            Err(error) if errno(&error) == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(refused(format!("look up network device {name}"), error)),
+        }
+    }
+
+    /// The device of this name, which has to be there.
+    pub async fn existing(&self, name: &str) -> Result<Link> {
+        self.link(name)
+            .await?
+            .ok_or_else(|| Error::NoDevice(name.to_owned()))
+    }
+
+    /// All devices.
+    pub async fn links(&self) -> Result<Vec<Link>> {
+        let messages: Vec<_> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| refused("list the network devices".to_owned(), error))?;
+        Ok(messages.iter().map(parse_link).collect())
+    }
+
+    /// Makes sure there is a bridge of this name, and returns it. It is not set up yet.
+    ///
+    /// `mac` and `mtu` are enforced on an existing bridge as well; without them it keeps its own,
+    /// and a new one gets a random address and [`BRIDGE_MTU`]. Either way both stay as they are
+    /// when ports come and go. Ports, addresses and all other settings are left alone.
+    pub async fn ensure_bridge(
+        &self,
+        name: &str,
+        mac: Option<MacAddr>,
+        mtu: Option<u32>,
+    ) -> Result<Link> {
+        let (bridge, created) = match self.link(name).await? {
+            Some(bridge) => (bridge, false),
+            None => (self.add_bridge(name).await?, true),
+        };
+        if bridge.kind != LinkKind::Bridge {
+            return Err(Error::NotABridge(name.to_owned()));
+        }
+        // A bridge takes the lowest address of its ports, and the lowest MTU, until each has been
+        // set by hand. Setting the address to what it was counts; setting the MTU so does not,
+        // but that of a new bridge is never BRIDGE_MTU.
+        if let Some(mac) = mac.or(bridge.mac) {
+            self.set_mac(name, mac).await?;
+        }
+        if let Some(mtu) = mtu.or(created.then_some(BRIDGE_MTU)) {
+            self.set_mtu(name, mtu).await?;
+        }
+        self.existing(name).await
+    }
+
+    async fn add_bridge(&self, name: &str) -> Result<Link> {
+        // Not `LinkBridge::new`, which also sets it up, before its address is final.
+        let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Bridge)
+            .name(name)
+            .build();
+        self.handle
+            .link()
+            .add(message)
+            .execute()
+            .await
+            .map_err(|error| refused(format!("create bridge {name}"), error))?;
+        tracing::info!(bridge = name, "created the bridge");
+        self.existing(name).await
+    }
+
+    /// Makes a device a port of a bridge, as wide as it goes up to the bridge's own MTU, and sets
+    /// it up. The bridge keeps its MTU.
+    pub async fn add_port(&self, bridge: &str, port: &str) -> Result<()> {
+        let master = self.existing(bridge).await?;
+        if master.kind != LinkKind::Bridge {
+            return Err(Error::NotABridge(bridge.to_owned()));
+        }
+        let link = self.existing(port).await?;
+        let mtu = link.max_mtu.map_or(master.mtu, |most| most.min(master.mtu));
+        if link.mtu != mtu {
+            self.set_mtu(port, mtu).await?;
+        }
+        if link.master != Some(master.index) {
+            self.set_master(port, Some(bridge)).await?;
+        }
+        self.set_up(port).await?;
+        // A bridge whose MTU nobody ever set has just taken that of its narrowest port.
+        if self.existing(bridge).await?.mtu != master.mtu {
+            self.set_mtu(bridge, master.mtu).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a veth pair; neither end may exist. Both are down.
+    pub async fn add_veth(&self, name: &str, peer: &str) -> Result<()> {
+        check_name(name)?;
+        check_name(peer)?;
+        let message = LinkVeth::new(name, peer).build();
+        let done = self.handle.link().add(message).execute().await;
+        done.map_err(|error| refused(format!("create veth pair {name} and {peer}"), error))
+    }
+
+    /// Makes a device a port of `bridge`, or of none.
+    pub async fn set_master(&self, name: &str, bridge: Option<&str>) -> Result<()> {
+        let (index, action) = match bridge {
+            Some(bridge) => (
+                self.existing(bridge).await?.index,
+                format!("make {name} a port of bridge {bridge}"),
+            ),
+            None => (0, format!("take {name} out of its bridge")),
+        };
+        self.change(name, action, |link| link.controller(index))
+            .await
+    }
+
+    /// Sets a device up.
+    pub async fn set_up(&self, name: &str) -> Result<()> {
+        self.change(name, format!("set {name} up"), LinkMessageBuilder::up)
+            .await
+    }
+
+    /// Sets a device down.
+    pub async fn set_down(&self, name: &str) -> Result<()> {
+        self.change(name, format!("set {name} down"), LinkMessageBuilder::down)
+            .await
+    }
+
+    /// Gives a device this Ethernet address.
+    pub async fn set_mac(&self, name: &str, mac: MacAddr) -> Result<()> {
+        let action = format!("set the address of {name} to {mac}");
+        self.change(name, action, |link| link.address(mac.0.to_vec()))
+            .await
+    }
+
+    /// Gives a device this MTU.
+    pub async fn set_mtu(&self, name: &str, mtu: u32) -> Result<()> {
+        let action = format!("set the MTU of {name} to {mtu}");
+        self.change(name, action, |link| link.mtu(mtu)).await
+    }
+
+    /// Gives a device another name. It must be down.
+    pub async fn rename(&self, name: &str, new_name: &str) -> Result<()> {
+        check_name(new_name)?;
+        let action = format!("rename {name} to {new_name}");
+        self.change(name, action, |link| link.name(new_name)).await
+    }
+
+    /// Whether a bridge may send a frame back through the port it came from.
+    pub async fn set_hairpin(&self, port: &str, hairpin: bool) -> Result<()> {
+        let index = self.existing(port).await?.index;
+        let message = LinkBridgePort::new(index).hairpin(hairpin).build();
+        let done = self.handle.link().set_port(message).execute().await;
+        done.map_err(|error| refused(format!("set hairpin mode of {port}"), error))
+    }
+
+    /// Moves a device to another network namespace, where it may get another name. It arrives
+    /// there down, without addresses and in no bridge.
+    pub async fn set_namespace(
+        &self,
+        name: &str,
+        namespace: BorrowedFd<'_>,
+        new_name: Option<&str>,
+    ) -> Result<()> {
+        new_name.map_or(Ok(()), check_name)?;
+        let action = format!("move {name} to another network namespace");
+        self.change(name, action, |link| {
+            let link = link.setns_by_fd(namespace.as_raw_fd());
+            match new_name {
+                Some(new_name) => link.name(new_name),
+                None => link,
+            }
+        })
+        .await
+    }
+
+    /// Removes a device, with the other end of a veth pair. Returns whether it was there.
+    pub async fn delete_link(&self, name: &str) -> Result<bool> {
+        let Some(link) = self.link(name).await? else {
+            return Ok(false);
+        };
+        match self.handle.link().del(link.index).execute().await {
+            Ok(()) => Ok(true),
+            Err(error) if errno(&error) == Some(libc::ENODEV) => Ok(false),
+            Err(error) => Err(refused(format!("delete network device {name}"), error)),
+        }
+    }
+
+    async fn change(
+        &self,
+        name: &str,
+        action: String,
+        what: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+    ) -> Result<()> {
+        let index = self.existing(name).await?.index;
+        let message = what(LinkUnspec::new_with_index(index)).build();
+        let done = self.handle.link().change(message).execute().await;
+        done.map_err(|error| refused(action, error))
+    }
+
+    /// Adds an address to a device. Returns whether it was missing.
+    pub async fn add_address(&self, name: &str, cidr: Cidr) -> Result<bool> {
+        let index = self.existing(name).await?.index;
+        let request = self
+            .handle
+            .address()
+            .add(index, cidr.address, cidr.prefix_len);
+        added(request.execute().await, || {
+            format!("add address {cidr} to {name}")
+        })
+    }
+
+    /// The addresses of a device, both families, in the kernel's order.
+    pub async fn addresses(&self, name: &str) -> Result<Vec<Cidr>> {
+        let index = self.existing(name).await?.index;
+        let messages: Vec<_> = self
+            .handle
+            .address()
+            .get()
+            .set_link_index_filter(index)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| refused(format!("list the addresses of {name}"), error))?;
+        Ok(messages.iter().filter_map(parse_address).collect())
+    }
+
+    /// Removes an address from a device. Returns whether it was there.
+    pub async fn delete_address(&self, name: &str, cidr: Cidr) -> Result<bool> {
+        let index = self.existing(name).await?.index;
+        let message = match cidr.address {
+            IpAddr::V4(address) => AddressMessageBuilder::<Ipv4Addr>::new()
+                .index(index)
+                .address(address, cidr.prefix_len)
+                .build(),
+            IpAddr::V6(address) => AddressMessageBuilder::<std::net::Ipv6Addr>::new()
+                .index(index)
+                .address(address, cidr.prefix_len)
+                .build(),
+        };
+        match self.handle.address().del(message).execute().await {
+            Ok(()) => Ok(true),
+            Err(error) if errno(&error) == Some(libc::EADDRNOTAVAIL) => Ok(false),
+            Err(error) => Err(refused(format!("remove address {cidr} from {name}"), error)),
+        }
+    }
+
+    /// Adds a route to what is directly reachable through a device. Returns whether it was missing.
+    pub async fn add_route(&self, destination: Cidr, name: &str) -> Result<bool> {
+        let action = || format!("add a route to {destination} through {name}");
+        let index = self.existing(name).await?.index;
+        let route = route_to(destination, action)?
+            .output_interface(index)
+            .scope(RouteScope::Link)
+            .build();
+        added(self.handle.route().add(route).execute().await, action)
+    }
+
+    /// Adds a route through a gateway. Returns whether it was missing.
+    pub async fn add_route_via(&self, destination: Cidr, gateway: IpAddr) -> Result<bool> {
+        let action = || format!("add a route to {destination} through gateway {gateway}");
+        let route = route_to(destination, action)?
+            .gateway(gateway)
+            .map_err(|error| failed(action(), io::Error::other(error)))?
+            .build();
+        added(self.handle.route().add(route).execute().await, action)
+    }
+
+    /// The unicast routes of the main table, IPv4.
+    pub async fn routes(&self) -> Result<Vec<Route>> {
+        let filter = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let messages: Vec<_> = self
+            .handle
+            .route()
+            .get(filter)
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| refused("list the routes".to_owned(), error))?;
+        let main = messages.iter().filter(|message| {
+            message.header.table == RouteHeader::RT_TABLE_MAIN
+                && message.header.kind == RouteType::Unicast
+        });
+        Ok(main
+            .map(|message| {
+                let mut route = Route {
+                    destination: Cidr {
+                        prefix_len: message.header.destination_prefix_length,
+                        ..Cidr::ANY
+                    },
+                    gateway: None,
+                    device: None,
+                    link_scope: message.header.scope == RouteScope::Link,
+                };
+                for attribute in &message.attributes {
+                    match attribute {
+                        RouteAttribute::Destination(RouteAddress::Inet(address)) => {
+                            route.destination.address = IpAddr::V4(*address);
+                        }
+                        RouteAttribute::Gateway(RouteAddress::Inet(address)) => {
+                            route.gateway = Some(IpAddr::V4(*address));
+                        }
+                        RouteAttribute::Oif(index) => route.device = Some(*index),
+                        _ => {}
+                    }
+                }
+                route
+            })
+            .collect())
+    }
+
+    /// Tells the kernel to notice soon when an IP address moves to another MAC address behind this
+    /// device, and to take no IPv6 router advertisements on it. For the bridge, and for the
+    /// interface inside a container.
+    pub async fn tune(&self, name: &str) -> Result<()> {
+        check_name(name)?;
+        let (namespace, owned) = (self.namespace.clone(), name.to_owned());
+        // Which namespace /proc/sys/net shows depends on the thread that opens it.
+        let written = tokio::task::spawn_blocking(move || {
+            let namespace = namespace.as_ref().map(|namespace| namespace.as_fd());
+            in_namespace(namespace, || sysctl::tune(&owned))
+        });
+        let written = written.await.map_err(io::Error::other).flatten();
+        written.map_err(|error| failed(format!("set the ARP timing of {name}"), error))
+    }
+}
+
+/// Opens a connection on the current runtime, in the thread's namespace.
+fn open() -> io::Result<rtnetlink::Handle> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    // Ends when the last handle is dropped.
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+/// Runs `work` on a thread of its own, inside the namespace.
+fn in_namespace<T: Send>(
+    namespace: Option<BorrowedFd<'_>>,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    let Some(namespace) = namespace else {
+        return work();
+    };
+    let enter_and_work = || {
+        move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
+        work()
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("in-namespace".to_owned());
+        thread
+            .spawn_scoped(scope, enter_and_work)?
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread inside the namespace panicked")))
+    })
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let bad = |byte: u8| byte == b'/' || byte == b':' || byte == 0 || byte.is_ascii_whitespace();
+    if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.bytes().any(bad) {
+        return Err(Error::BadName(name.to_owned()));
+    }
+    Ok(())
+}
+
+fn parse_link(message: &LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        kind: LinkKind::Other,
+        mac: None,
+        mtu: 0,
+        max_mtu: None,
+        master: None,
+        up: message.header.flags.contains(LinkFlags::Up),
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Address(bytes) => {
+                link.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(MacAddr);
+            }
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            // 0 stands for "no limit known".
+            LinkAttribute::MaxMtu(mtu) => link.max_mtu = Some(*mtu).filter(|mtu| *mtu != 0),
+            LinkAttribute::Controller(index) => link.master = Some(*index),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let LinkInfo::Kind(kind) = info {
+                        link.kind = match kind {
+                            InfoKind::Bridge => LinkKind::Bridge,
+                            InfoKind::Veth => LinkKind::Veth,
+                            InfoKind::Tun => LinkKind::Tun,
+                            _ => LinkKind::Other,
+                        };
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+fn parse_address(message: &AddressMessage) -> Option<Cidr> {
+    // Where both stand, the second is the far end of a point-to-point link.
+    let local = message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            AddressAttribute::Local(address) => Some(*address),
+            _ => None,
+        });
+    let address = local.or_else(|| {
+        message
+            .attributes
+            .iter()
+            .find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            })
+    })?;
+    Some(Cidr {
+        address,
+        prefix_len: message.header.prefix_len,
+    })
+}
+
+fn route_to(
+    destination: Cidr,
+    action: impl FnOnce() -> String,
+) -> Result<RouteMessageBuilder<IpAddr>> {
+    RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(destination.address, destination.prefix_len)
+        .map_err(|error| failed(action(), io::Error::other(error)))
+}
+
+/// Whether something was added or already there.
+fn added(
+    done: std::result::Result<(), rtnetlink::Error>,
+    action: impl FnOnce() -> String,
+) -> Result<bool> {
+    match done {
+        Ok(()) => Ok(true),
+        Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(false),
+        Err(error) => Err(refused(action(), error)),
+    }
+}
+
+fn errno(error: &rtnetlink::Error) -> Option<i32> {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => Some(message.raw_code().abs()),
+        _ => None,
+    }
+}
+
+fn refused(action: String, error: rtnetlink::Error) -> Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => failed(action, message.to_io()),
+        error => failed(action, io::Error::other(error)),
+    }
+}
+
+fn failed(action: impl Into<String>, error: io::Error) -> Error {
+    let action = action.into();
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return Error::NotPermitted(action);
+    }
+    Error::Failed {
+        action,
+        source: error,
+    }
+}
