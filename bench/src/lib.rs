@@ -1,1 +1,13 @@
-//! bench
+//! End-to-end measurements of overlays on one machine.
+//!
+//! Two hosts (network namespaces) joined by a veth underlay, a container behind each, one system
+//! at a time in between. Systems are measured in alternation and compared by the ratio of their
+//! medians, since the two hosts, the load and whatever else the machine does share its cores.
+//!
+//! [`traffic`] makes the load, [`meter`] reads what it cost, [`systems`] sets up what is
+//! measured, [`report`] turns samples into tables.
+
+pub mod meter;
+pub mod report;
+pub mod systems;
+pub mod traffic;
