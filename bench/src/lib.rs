@@ -4,10 +4,9 @@
 //! at a time in between. Systems are measured in alternation and compared by the ratio of their
 //! medians, since the two hosts, the load and whatever else the machine does share its cores.
 //!
-//! [`traffic`] makes the load, [`meter`] reads what it cost, [`systems`] sets up what is
-//! measured, [`report`] turns samples into tables.
+//! [`traffic`] makes the load, [`meter`] reads what it cost,
+//! [`report`] turns samples into tables.
 
 pub mod meter;
 pub mod report;
-pub mod systems;
 pub mod traffic;

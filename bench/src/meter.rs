@@ -58,7 +58,9 @@ fn process_cpu(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     // The command name may contain anything, but it ends at the last parenthesis.
-    let (_, fields) = stat.rsplit_once(')').context("no command in /proc/PID/stat")?;
+    let (_, fields) = stat
+        .rsplit_once(')')
+        .context("no command in /proc/PID/stat")?;
     let ticks: f64 = fields
         .split_whitespace()
         .skip(11)
@@ -80,7 +82,10 @@ fn cpu_of_machine() -> Result<f64> {
         .filter_map(|field| field.parse().ok())
         .collect();
     // user nice system idle iowait irq softirq
-    let busy = [0, 1, 2, 5, 6].iter().filter_map(|index| fields.get(*index)).sum::<f64>();
+    let busy = [0, 1, 2, 5, 6]
+        .iter()
+        .filter_map(|index| fields.get(*index))
+        .sum::<f64>();
     Ok(busy / TICKS_PER_SECOND)
 }
 
@@ -105,7 +110,10 @@ pub fn descendants(root: u32) -> Vec<u32> {
         next += 1;
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         found.extend(
-            children.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()),
+            children
+                .unwrap_or_default()
+                .split_whitespace()
+                .filter_map(|pid| pid.parse::<u32>().ok()),
         );
     }
     found

@@ -24,8 +24,15 @@ pub struct RoundTrip {
 }
 
 /// Bounces datagrams between `client` and `server` for `duration`.
-pub fn run(client: &Netns, server: &Netns, to: SocketAddr, duration: Duration) -> Result<RoundTrip> {
-    let echo = server.run(move || UdpSocket::bind(to))?.context("cannot bind the echo")?;
+pub fn run(
+    client: &Netns,
+    server: &Netns,
+    to: SocketAddr,
+    duration: Duration,
+) -> Result<RoundTrip> {
+    let echo = server
+        .run(move || UdpSocket::bind(to))?
+        .context("cannot bind the echo")?;
     let socket = client
         .run(move || -> std::io::Result<UdpSocket> {
             let socket = UdpSocket::bind("0.0.0.0:0")?;

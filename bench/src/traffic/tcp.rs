@@ -38,7 +38,9 @@ pub fn run(
     streams: usize,
     duration: Duration,
 ) -> Result<Throughput> {
-    let listener = server.run(move || TcpListener::bind(to))?.context("cannot listen")?;
+    let listener = server
+        .run(move || TcpListener::bind(to))?
+        .context("cannot listen")?;
     let received = Arc::new(AtomicU64::new(0));
     let stop = Arc::new(AtomicBool::new(false));
     let mut workers = Vec::new();

@@ -2,7 +2,10 @@
 //!
 //! "Without loss" allows one datagram in a thousand, as queues of a few hundred packets and two
 //! cores for everything make a stricter bound a matter of luck.
-#![expect(unsafe_code, reason = "sendmmsg and recvmmsg have no safe wrapper that takes a batch")]
+#![expect(
+    unsafe_code,
+    reason = "sendmmsg and recvmmsg have no safe wrapper that takes a batch"
+)]
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -48,7 +51,10 @@ pub fn search(
     len: usize,
     guess: Option<f64>,
 ) -> Result<Rate> {
-    let mut best = Rate { pps: 0.0, generator_limited: false };
+    let mut best = Rate {
+        pps: 0.0,
+        generator_limited: false,
+    };
     let (mut low, mut high): (Option<f64>, Option<f64>) = (None, None);
     let mut rate = guess.map_or(20_000.0, |guess| guess * 0.8);
     // Bounded: 24 halvings of any range a machine can produce.
@@ -99,7 +105,9 @@ fn passes(
 
 #[expect(clippy::cast_precision_loss, reason = "counts of one second")]
 fn probe(client: &Netns, server: &Netns, to: SocketAddr, len: usize, rate: f64) -> Result<Probe> {
-    let sink = server.run(move || UdpSocket::bind(to))?.context("cannot bind the sink")?;
+    let sink = server
+        .run(move || UdpSocket::bind(to))?
+        .context("cannot bind the sink")?;
     let source = client
         .run(move || -> io::Result<UdpSocket> {
             let socket = UdpSocket::bind("0.0.0.0:0")?;
@@ -144,12 +152,16 @@ fn send(socket: &UdpSocket, len: usize, rate: f64) -> Result<u64> {
         }
         let due = (elapsed.as_secs_f64() * rate) as u64;
         // After a stall the schedule is not made up for in one burst.
-        let mut burst = due.saturating_sub(sent).min((rate * 0.004) as u64 + BATCH as u64);
+        let mut burst = due
+            .saturating_sub(sent)
+            .min((rate * 0.004) as u64 + BATCH as u64);
         if due.saturating_sub(sent) as f64 > rate * 0.02 + BATCH as f64 && burst == 0 {
             return Ok(sent);
         }
         while burst > 0 {
-            let count = batch.send(socket, (burst as usize).min(BATCH)).context("cannot send")?;
+            let count = batch
+                .send(socket, (burst as usize).min(BATCH))
+                .context("cannot send")?;
             sent += count as u64;
             burst -= count as u64;
         }
@@ -167,8 +179,7 @@ fn count(socket: &UdpSocket, len: usize, done: &AtomicBool) -> u64 {
         received += count as u64;
         if count > 0 {
             quiet_since = Instant::now();
-        } else if done.load(Ordering::Relaxed)
-            && quiet_since.elapsed() > Duration::from_millis(150)
+        } else if done.load(Ordering::Relaxed) && quiet_since.elapsed() > Duration::from_millis(150)
         {
             return received;
         }
@@ -189,14 +200,26 @@ struct Batch {
 impl Batch {
     fn new(len: usize, fill: u8) -> Self {
         let mut buffer = vec![fill; len].into_boxed_slice();
-        let mut iovec =
-            Box::new(libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: len });
+        let mut iovec = Box::new(libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: len,
+        });
         // SAFETY: all-zero is a valid msghdr: no name, no vectors, no control data.
         let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
         header.msg_iov = &raw mut *iovec;
         header.msg_iovlen = 1;
-        let headers = vec![libc::mmsghdr { msg_hdr: header, msg_len: 0 }; BATCH];
-        Self { headers, _iovec: iovec, _buffer: buffer }
+        let headers = vec![
+            libc::mmsghdr {
+                msg_hdr: header,
+                msg_len: 0
+            };
+            BATCH
+        ];
+        Self {
+            headers,
+            _iovec: iovec,
+            _buffer: buffer,
+        }
     }
 
     fn send(&mut self, socket: &UdpSocket, count: usize) -> io::Result<usize> {

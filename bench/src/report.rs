@@ -1,0 +1,178 @@
+//! Samples to tables: medians with their spread, and ratios of medians.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+/// What one round on one system gave: value by metric.
+pub type Sample = BTreeMap<String, f64>;
+
+/// All rounds of all systems, and where they were taken.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Results {
+    /// Processor, number of cores, kernel.
+    pub machine: String,
+    /// The command that took them.
+    pub command: String,
+    /// Samples by system, in the order in which the systems were named.
+    pub systems: Vec<(String, Vec<Sample>)>,
+}
+
+/// A column of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Key in a [`Sample`].
+    pub key: &'static str,
+    /// Heading, with unit.
+    pub title: &'static str,
+    /// Digits after the point.
+    pub digits: usize,
+}
+
+/// The columns, in order.
+pub const METRICS: [Metric; 8] = [
+    Metric {
+        key: "tcp1_gbps",
+        title: "TCP 1 stream, Gbit/s",
+        digits: 2,
+    },
+    Metric {
+        key: "tcp4_gbps",
+        title: "TCP 4 streams, Gbit/s",
+        digits: 2,
+    },
+    Metric {
+        key: "udp64_kpps",
+        title: "UDP 64 B, kpps",
+        digits: 0,
+    },
+    Metric {
+        key: "udp1200_kpps",
+        title: "UDP 1200 B, kpps",
+        digits: 0,
+    },
+    Metric {
+        key: "rtt_p50_us",
+        title: "round trip p50, us",
+        digits: 0,
+    },
+    Metric {
+        key: "rtt_p99_us",
+        title: "round trip p99, us",
+        digits: 0,
+    },
+    Metric {
+        key: "router_cpu_s_per_gb",
+        title: "router CPU, s/GB",
+        digits: 2,
+    },
+    Metric {
+        key: "resident_mb",
+        title: "resident, MB",
+        digits: 1,
+    },
+];
+
+impl Results {
+    /// Adds one round of a system.
+    pub fn push(&mut self, system: &str, sample: Sample) {
+        match self.systems.iter_mut().find(|(name, _)| name == system) {
+            Some((_, samples)) => samples.push(sample),
+            None => self.systems.push((system.to_owned(), vec![sample])),
+        }
+    }
+
+    /// Median of a metric of a system.
+    pub fn median(&self, system: &str, key: &str) -> Option<f64> {
+        let (_, samples) = self.systems.iter().find(|(name, _)| name == system)?;
+        spread(samples, key).map(|(_, median, _)| median)
+    }
+
+    /// Medians with minimum and maximum, as a Markdown table.
+    pub fn table(&self) -> String {
+        self.render(|samples, metric| {
+            spread(samples, metric.key).map(|(low, median, high)| {
+                let digits = metric.digits;
+                if samples.len() == 1 {
+                    format!("{median:.digits$}")
+                } else {
+                    format!("{median:.digits$} ({low:.digits$}-{high:.digits$})")
+                }
+            })
+        })
+    }
+
+    /// Medians divided by those of `reference`, as a Markdown table.
+    pub fn ratios(&self, reference: &str) -> String {
+        self.render(|samples, metric| {
+            let (_, median, _) = spread(samples, metric.key)?;
+            let base = self
+                .median(reference, metric.key)
+                .filter(|base| *base > 0.0)?;
+            Some(format!("{:.2}", median / base))
+        })
+    }
+
+    fn render(&self, cell: impl Fn(&[Sample], &Metric) -> Option<String>) -> String {
+        let mut table = String::from("| system |");
+        for metric in &METRICS {
+            let _ = write!(table, " {} |", metric.title);
+        }
+        table.push_str("\n|---|");
+        table.push_str(&"---|".repeat(METRICS.len()));
+        for (system, samples) in &self.systems {
+            let _ = write!(table, "\n| {system} |");
+            for metric in &METRICS {
+                let _ = write!(
+                    table,
+                    " {} |",
+                    cell(samples, metric).as_deref().unwrap_or("-")
+                );
+            }
+        }
+        table.push('\n');
+        table
+    }
+}
+
+/// Minimum, median, maximum.
+fn spread(samples: &[Sample], key: &str) -> Option<(f64, f64, f64)> {
+    let mut values: Vec<f64> = samples
+        .iter()
+        .filter_map(|sample| sample.get(key).copied())
+        .collect();
+    values.sort_by(f64::total_cmp);
+    let (low, high) = (*values.first()?, *values.last()?);
+    let middle = values.len() / 2;
+    let median = if values.len() % 2 == 1 {
+        *values.get(middle)?
+    } else {
+        (values.get(middle.checked_sub(1)?)? + values.get(middle)?) / 2.0
+    };
+    Some((low, median, high))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(value: f64) -> Sample {
+        Sample::from([("tcp1_gbps".to_owned(), value)])
+    }
+
+    #[test]
+    fn medians_and_ratios() {
+        let mut results = Results::default();
+        for value in [4.0, 1.0, 3.0] {
+            results.push("a", sample(value));
+        }
+        results.push("b", sample(1.5));
+        results.push("b", sample(0.5));
+        assert_eq!(results.median("a", "tcp1_gbps"), Some(3.0));
+        assert_eq!(results.median("b", "tcp1_gbps"), Some(1.0));
+        assert_eq!(results.median("c", "tcp1_gbps"), None);
+        assert!(results.table().contains("| a | 3.00 (1.00-4.00) | - |"));
+        assert!(results.ratios("b").contains("| a | 3.00 |"));
+    }
+}
