@@ -76,3 +76,11 @@ pub const MAC_TABLE_LEN: usize = 16_384;
 /// Frames taken from the TAP device, or datagrams from the socket, before the other side gets its
 /// turn: long enough to make batches, short enough for latency.
 pub const BATCH_LEN: usize = 64;
+/// Dials under way at once; further targets wait for one of them to end. Bounds sockets and
+/// handshakes when many addresses fall due together.
+pub const MAX_DIALS: usize = 64;
+/// Addresses to keep track of as possible peers. A mesh has at most 4096 peers with a short id;
+/// this leaves room for two addresses of each.
+pub const MAX_TARGETS: usize = 8192;
+/// Addresses of one host name that are tried.
+pub const MAX_ADDRESSES_PER_NAME: usize = 256;

@@ -47,11 +47,11 @@ pub enum ConnectionState {
     Established,
     /// Introduced; the overlay does not work yet.
     Pending,
-    /// Waiting for the next attempt after an established connection was lost.
+    /// Being dialled again, after an error.
     Retrying,
-    /// Waiting for the next attempt after a failed one.
+    /// Waiting for the next attempt, after an error.
     Failed,
-    /// Being dialled.
+    /// Being dialled for the first time.
     Connecting,
 }
 
@@ -68,7 +68,7 @@ pub struct ConnectionStatus {
     pub peer: Option<(PeerName, String)>,
     /// Last error of a retrying or failed address.
     pub error: Option<String>,
-    /// Seconds until the next attempt of a retrying or failed address; `None`: never.
+    /// Seconds until the next attempt of a failed address; `None`: never.
     pub retry_in: Option<f64>,
     /// Whether frames on this link are sealed; `None` without a password.
     pub encrypted: Option<bool>,
