@@ -10,7 +10,7 @@ use std::{fs, io::Read, panic};
 use super::*;
 
 /// Whether the test may run; fails the test when it should have been able to.
-fn may_run() -> bool {
+pub(crate) fn may_run() -> bool {
     if rustix::process::geteuid().is_root() {
         return true;
     }
