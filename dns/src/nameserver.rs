@@ -1,0 +1,316 @@
+//! One host's part in the shared table: its own entries, and what it makes of gossip.
+//!
+//! Source: Weave nameserver protocol, sections 4 and 5.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use proto::PeerName;
+use thiserror::Error;
+
+use crate::entry::{Entry, Key, Mark};
+use crate::table::Table;
+use crate::wire::{DecodeError, Update};
+
+/// Clocks may differ by this many seconds. Beyond it the original refuses an update and closes the
+/// connection; tombstones rely on it.
+pub const MAX_CLOCK_SKEW: i64 = 900;
+
+/// Tombstones live this many seconds at least.
+pub const TOMBSTONE_LIFE: i64 = 1800;
+
+/// The domain of container names, fully qualified: `weave.local.`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Domain(String);
+
+/// Not a name that the DNS can carry.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{0:?} is not a host name: labels of 1 to 63 characters, separated by dots, 253 in all")]
+pub struct BadName(String);
+
+impl Domain {
+    /// Whether a fully qualified name is the domain or within it, in any case.
+    pub fn contains(&self, hostname: &str) -> bool {
+        let Some(split) = hostname.len().checked_sub(self.0.len()) else {
+            return false;
+        };
+        let Some((host, domain)) = hostname.split_at_checked(split) else {
+            return false;
+        };
+        domain.eq_ignore_ascii_case(&self.0) && (host.is_empty() || host.ends_with('.'))
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Domain {
+    type Err = BadName;
+
+    /// The final dot is optional.
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        qualify(text).map(Self)
+    }
+}
+
+/// Adds the final dot if it is missing, and checks the lengths of labels and name.
+fn qualify(name: &str) -> Result<String, BadName> {
+    let bare = name.strip_suffix('.').unwrap_or(name);
+    let valid = !bare.is_empty()
+        && bare.len() <= 253
+        && bare.split('.').all(|label| (1..=63).contains(&label.len()));
+    if valid {
+        Ok(format!("{bare}."))
+    } else {
+        Err(BadName(name.to_owned()))
+    }
+}
+
+/// Which of the own entries to delete; `None` means any.
+#[derive(Debug, Clone, Default)]
+pub struct Selection<'a> {
+    /// Fully qualified host name; its case counts.
+    pub hostname: Option<&'a str>,
+    /// Container id.
+    pub container: Option<&'a str>,
+    /// Address.
+    pub addr: Option<IpAddr>,
+}
+
+/// What a received update leads to.
+#[derive(Debug, Default)]
+pub struct Received {
+    /// To pass on.
+    pub pass_on: Option<Update>,
+    /// Own entries that others had wrong: to be broadcast.
+    pub corrected: Option<Update>,
+    /// Seconds by which the sender's clock is ahead of ours, if that is more than
+    /// [`MAX_CLOCK_SKEW`]. The update was not used: its tombstones cannot be compared with ours.
+    pub skew: Option<i64>,
+}
+
+/// The names that this host knows, and its own among them.
+#[derive(Debug)]
+pub struct Nameserver {
+    ours: PeerName,
+    domain: Domain,
+    table: Table,
+}
+
+impl Nameserver {
+    /// Without any names yet.
+    pub fn new(ours: PeerName, domain: Domain) -> Self {
+        Self {
+            ours,
+            domain,
+            table: Table::default(),
+        }
+    }
+
+    /// All names.
+    pub const fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The domain.
+    pub const fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    /// Registers a name. Returns what to broadcast; `None` if the name lies outside the domain,
+    /// which is no error: containers have names of all sorts.
+    pub fn add(
+        &mut self,
+        hostname: &str,
+        container: &str,
+        addr: IpAddr,
+        now: i64,
+    ) -> Result<Option<Update>, BadName> {
+        let hostname = qualify(hostname)?;
+        if !self.domain.contains(&hostname) {
+            return Ok(None);
+        }
+        let mut key = Key {
+            hostname,
+            origin: self.ours,
+            container: container.to_owned(),
+            addr,
+        };
+        if let Some(known) = self.table.spelling_of(&key) {
+            // Two spellings of one entry would harm peers of the original.
+            key = known.clone();
+        }
+        let mark = match self.table.mark(&key) {
+            None => Mark::default(),
+            Some(mark) if mark.is_live() => mark,
+            Some(mark) => Mark {
+                version: mark.version.saturating_add(1),
+                tombstone: 0,
+            },
+        };
+        let entry = Entry { key, mark };
+        self.table.merge(entry.clone());
+        Ok(Some(Update::new(now, [entry])))
+    }
+
+    /// Deletes own entries. Returns what to broadcast, if any matched.
+    pub fn delete(&mut self, which: &Selection<'_>, now: i64) -> Option<Update> {
+        let matching: Vec<Key> = self
+            .table
+            .live_of(self.ours)
+            .filter(|key| {
+                which
+                    .hostname
+                    .is_none_or(|hostname| hostname == key.hostname)
+            })
+            .filter(|key| {
+                which
+                    .container
+                    .is_none_or(|container| container == key.container)
+            })
+            .filter(|key| which.addr.is_none_or(|addr| addr == key.addr))
+            .cloned()
+            .collect();
+        let mut changed = Vec::with_capacity(matching.len());
+        for key in matching {
+            let version = self
+                .table
+                .mark(&key)
+                .unwrap_or_default()
+                .version
+                .saturating_add(1);
+            let entry = Entry {
+                key,
+                mark: Mark {
+                    version,
+                    tombstone: now,
+                },
+            };
+            self.table.merge(entry.clone());
+            changed.push(entry);
+        }
+        (!changed.is_empty()).then(|| Update::new(now, changed))
+    }
+
+    /// The topology has forgotten a peer: its entries go, without a trace. They come back from the
+    /// peer itself.
+    pub fn forget_peer(&mut self, peer: PeerName) -> usize {
+        self.table.remove(|key, _| key.origin == peer)
+    }
+
+    /// Removes tombstones whose time is over.
+    pub fn collect(&mut self, now: i64) -> usize {
+        self.table.remove(|_, mark| {
+            !mark.is_live() && now.saturating_sub(mark.tombstone) > TOMBSTONE_LIFE
+        })
+    }
+
+    /// Everything, tombstones included.
+    pub fn full_state(&self, now: i64) -> Update {
+        Update::new(
+            now,
+            self.table.iter().map(|(key, mark)| Entry {
+                key: key.clone(),
+                mark,
+            }),
+        )
+    }
+
+    /// State from a neighbour: what was new in it is passed on.
+    pub fn on_gossip(
+        &mut self,
+        payload: &[u8],
+        now: i64,
+        is_known: impl Fn(PeerName) -> bool,
+    ) -> Result<Received, DecodeError> {
+        let (mut received, _, delta) = self.receive(payload, now, is_known)?;
+        received.pass_on = (!delta.is_empty()).then(|| Update::new(now, delta));
+        Ok(received)
+    }
+
+    /// An update from its origin to everybody: passed on in any case, corrected where it was wrong
+    /// about us, with its own timestamp.
+    pub fn on_broadcast(
+        &mut self,
+        payload: &[u8],
+        now: i64,
+        is_known: impl Fn(PeerName) -> bool,
+    ) -> Result<Received, DecodeError> {
+        let (mut received, update, _) = self.receive(payload, now, is_known)?;
+        received.pass_on = received.skew.is_none().then_some(update);
+        Ok(received)
+    }
+
+    /// Merges an update. Returns it as corrected, and what changed the table.
+    fn receive(
+        &mut self,
+        payload: &[u8],
+        now: i64,
+        is_known: impl Fn(PeerName) -> bool,
+    ) -> Result<(Received, Update, Vec<Entry>), DecodeError> {
+        let update = Update::decode(payload)?;
+        let skew = update.timestamp.saturating_sub(now);
+        if skew.saturating_abs() > MAX_CLOCK_SKEW {
+            let received = Received {
+                skew: Some(skew),
+                ..Received::default()
+            };
+            return Ok((received, Update::default(), Vec::new()));
+        }
+        let mut corrected = Vec::new();
+        let mut entries = Vec::new();
+        // What a peer says whose own record has not reached us yet would be dropped with it.
+        for mut entry in update
+            .entries()
+            .filter(|entry| entry.key.origin == self.ours || is_known(entry.key.origin))
+        {
+            if entry.key.origin == self.ours
+                && let Some(mark) = self.correction(&entry, now)
+            {
+                entry.mark = mark;
+                corrected.push(entry.clone());
+            }
+            entries.push(entry);
+        }
+        let delta = entries
+            .iter()
+            .filter(|entry| self.table.merge((*entry).clone()))
+            .cloned()
+            .collect();
+        let received = Received {
+            corrected: (!corrected.is_empty()).then(|| Update::new(now, corrected)),
+            ..Received::default()
+        };
+        Ok((received, Update::new(update.timestamp, entries), delta))
+    }
+
+    /// What others say of our own entries may stem from an earlier life of ours: where it would win
+    /// over what we know, what we know gets a higher version.
+    fn correction(&self, entry: &Entry, now: i64) -> Option<Mark> {
+        let version = entry.mark.version.saturating_add(1);
+        match self.table.mark(&entry.key) {
+            Some(ours)
+                if ours.version < entry.mark.version
+                    || (ours.version == entry.mark.version
+                        && ours.tombstone != entry.mark.tombstone) =>
+            {
+                Some(Mark {
+                    version,
+                    tombstone: ours.tombstone,
+                })
+            }
+            Some(_) => None,
+            None => entry.mark.is_live().then_some(Mark {
+                version,
+                tombstone: now,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
