@@ -379,6 +379,14 @@ impl Netlink {
         done.map_err(|error| refused(format!("set hairpin mode of {port}"), error))
     }
 
+    /// Whether a bridge keeps frames of this port from all other isolated ports.
+    pub async fn set_isolated(&self, port: &str, isolated: bool) -> Result<()> {
+        let index = self.existing(port).await?.index;
+        let message = LinkBridgePort::new(index).isolated(isolated).build();
+        let done = self.handle.link().set_port(message).execute().await;
+        done.map_err(|error| refused(format!("set isolation of {port}"), error))
+    }
+
     /// Moves a device to another network namespace, where it may get another name. It arrives
     /// there down, without addresses and in no bridge.
     pub async fn set_namespace(
