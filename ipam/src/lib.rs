@@ -1,1 +1,10 @@
-//! ipam
+//! Addresses for containers from one range that all hosts of a mesh share, with no coordinator.
+//!
+//! Nothing here does IO, reads a clock or draws a random number that was not passed in.
+
+pub mod range;
+pub mod ring;
+pub mod space;
+
+#[cfg(test)]
+mod testing;
