@@ -84,3 +84,11 @@ pub const MAX_DIALS: usize = 64;
 pub const MAX_TARGETS: usize = 8192;
 /// Addresses of one host name that are tried.
 pub const MAX_ADDRESSES_PER_NAME: usize = 256;
+/// Peers to know at most, besides ourselves; records of further ones are ignored. Four times as many
+/// as there are short ids, and what a 16-bit index can count.
+pub const MAX_PEERS: usize = 16_384;
+/// Connections in all records to know at most; a record that would exceed it is ignored. Twice the
+/// full mesh of a thousand peers, in about 80 MB.
+pub const MAX_PEER_CONNECTIONS: usize = 1 << 21;
+/// Longest nickname or address in a topology record; a record with a longer one is ignored.
+pub const MAX_TOPOLOGY_TEXT_LEN: usize = 1024;

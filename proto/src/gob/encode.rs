@@ -44,6 +44,16 @@ impl Encoder {
         Self::default()
     }
 
+    /// Bytes so far.
+    pub fn len(&self) -> usize {
+        self.stream.len()
+    }
+
+    /// Whether nothing has been written yet.
+    pub fn is_empty(&self) -> bool {
+        self.stream.is_empty()
+    }
+
     /// The stream.
     pub fn finish(self) -> Vec<u8> {
         self.stream
