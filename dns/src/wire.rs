@@ -208,6 +208,10 @@ impl GossipData for Update {
         encoder.finish()
     }
 
+    fn duplicate(&self) -> Box<dyn GossipData> {
+        Box::new(self.clone())
+    }
+
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
         self
     }

@@ -18,6 +18,9 @@ pub trait GossipData: Send {
     /// The payload as it goes on the wire.
     fn encode(&self) -> Vec<u8>;
 
+    /// The same once more: every neighbour has a queue of its own.
+    fn duplicate(&self) -> Box<dyn GossipData>;
+
     /// For [`merge`](Self::merge) to reach the concrete type.
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
 }
