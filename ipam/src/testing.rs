@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use proto::PeerName;
+use proto::{PeerName, PeerUid};
 
+use crate::paxos::{AcceptedValue, Claims, NodeClaims, NodeId, ProposalId};
 use crate::range::{Address, Range};
 use crate::ring::{Entry, Ring};
 
@@ -43,4 +44,42 @@ pub(crate) fn ring(value: &Value) -> Ring {
         free: number(&entry["free"]),
     });
     Ring::from_parts(range(value), entries, list(&value["seeds"], peer))
+}
+
+/// As in "02:00:00:00:00:0a/11".
+pub(crate) fn node_id(text: &str) -> NodeId {
+    let (name, uid) = text.split_once('/').unwrap();
+    NodeId {
+        name: name.parse().unwrap(),
+        uid: PeerUid(uid.parse().unwrap()),
+    }
+}
+
+pub(crate) fn proposal_id(value: &Value) -> ProposalId {
+    ProposalId {
+        round: value["round"].as_u64().unwrap(),
+        proposer: node_id(value["proposer"].as_str().unwrap()),
+    }
+}
+
+pub(crate) fn claims(value: &Value) -> Claims {
+    let claims = |value: &Value| {
+        let accepted = &value["accepted_val"];
+        let peers = accepted
+            .get("value")
+            .or(accepted.get("value_sorted"))
+            .unwrap();
+        NodeClaims {
+            promise: proposal_id(&value["promise"]),
+            accepted: proposal_id(&value["accepted"]),
+            accepted_value: AcceptedValue {
+                value: list(peers, peer),
+                origin: proposal_id(&accepted["origin"]),
+            },
+        }
+    };
+    let all = value.as_object().unwrap();
+    all.iter()
+        .map(|(id, value)| (node_id(id), claims(value)))
+        .collect()
 }
