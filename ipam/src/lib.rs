@@ -2,9 +2,11 @@
 //!
 //! Nothing here does IO, reads a clock or draws a random number that was not passed in.
 
+pub mod paxos;
 pub mod range;
 pub mod ring;
 pub mod space;
+pub mod wire;
 
 #[cfg(test)]
 mod testing;
