@@ -90,10 +90,12 @@ impl FromStr for PeerName {
     type Err = BadPeerName;
 
     /// Six groups of one or two hex digits, any case; or one to four such groups with exactly one
-    /// `::` in the place of those missing.
+    /// `::` in the place of those missing. Like the original, this takes blanks and tabs before the
+    /// digits of a group, and one NUL at the end.
     fn from_str(text: &str) -> Result<Self, BadPeerName> {
         let bad = || BadPeerName(text.to_owned());
         let group = |group: &str| {
+            let group = group.trim_start_matches([' ', '\t']);
             let digits = (1..=2).contains(&group.len())
                 && group.bytes().all(|byte| byte.is_ascii_hexdigit());
             if digits {
@@ -110,9 +112,10 @@ impl FromStr for PeerName {
             }
         };
         let mut bytes = [0; 6];
-        match text.split_once("::") {
+        let trimmed = text.strip_suffix('\0').unwrap_or(text);
+        match trimmed.split_once("::") {
             None => {
-                let all = groups(text).ok_or_else(bad)?;
+                let all = groups(trimmed).ok_or_else(bad)?;
                 bytes = all.try_into().map_err(|_| bad())?;
             }
             Some((head, tail)) => {
@@ -183,6 +186,45 @@ mod tests {
         ] {
             assert!(name(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn names_that_the_original_takes_or_refuses() {
+        let file: serde_json::Value = serde_json::from_str(include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/vectors/peer_names.json"
+        )))
+        .unwrap();
+        let mut parsed = 0;
+        for vector in file["vectors"].as_array().unwrap() {
+            if vector["inputs"]["op"] != "parse" {
+                continue;
+            }
+            let text = vector["inputs"]["text"].as_str().unwrap();
+            let name = text.parse::<PeerName>().ok();
+            let meaning = &vector["meaning"];
+            let expected = meaning["u64"]
+                .as_str()
+                .map(|number| number.parse().unwrap());
+            assert_eq!(name.map(PeerName::as_u64), expected, "{text:?}");
+            assert_eq!(
+                name.is_some(),
+                meaning["valid"].as_bool().unwrap(),
+                "{text:?}"
+            );
+            if let Some(name) = name {
+                assert_eq!(
+                    name.to_string(),
+                    meaning["canonical_text"].as_str().unwrap()
+                );
+                assert_eq!(
+                    hex::encode(name.to_bytes()),
+                    vector["hex"].as_str().unwrap()
+                );
+            }
+            parsed += 1;
+        }
+        assert!(parsed > 70, "{parsed}");
     }
 
     #[test]

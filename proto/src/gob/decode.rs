@@ -209,6 +209,7 @@ impl<'a> Cursor<'a> {
 #[derive(Debug)]
 pub struct Decoder<'a> {
     stream: Reader<'a>,
+    stream_len: usize,
     cursor: Cursor<'a>,
     types: Types,
 }
@@ -223,6 +224,7 @@ impl<'a> Decoder<'a> {
     pub fn resume(stream: &'a [u8], limits: Limits, types: Types) -> Self {
         Self {
             stream: Reader::new(stream),
+            stream_len: stream.len(),
             cursor: Cursor {
                 input: Reader::new(&[]),
                 frames: Vec::new(),
@@ -231,6 +233,12 @@ impl<'a> Decoder<'a> {
             },
             types,
         }
+    }
+
+    /// How far into the stream it has been read: after a value has been read, where it ended.
+    pub fn position(&self) -> usize {
+        let unread = self.stream.rest().len() + self.cursor.input.rest().len();
+        self.stream_len - unread
     }
 
     /// The types defined up to now.
