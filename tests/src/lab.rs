@@ -1,0 +1,553 @@
+//! Hosts on one machine: each is a network namespace, joined to the others by an underlay switch,
+//! with a daemon in it and containers on its bridge.
+//!
+//! Everything is taken down when the lab is dropped, also by a test that fails; then the end of each
+//! daemon's log is printed, and the whole logs are kept. What a killed test run leaves behind, the
+//! next one removes.
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use host::ethtool::disable_tx_checksum;
+use host::netlink::{Cidr, Netlink};
+use host::netns::{self, Netns};
+use host::probe::{self, Amount, Transferred};
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+use crate::http::Response;
+use crate::node::{self, Connection, Kind, Node, Options};
+use crate::wait;
+
+/// Tag of the namespaces' names.
+const TAG: &str = "meshlab";
+/// The bridge that daemons make.
+const BRIDGE: &str = "weave";
+/// Lines of each log that a failed test prints.
+const LOG_TAIL: usize = 40;
+/// An answer to a ping comes sooner, or the ping is sent anew.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The whole lab.
+#[derive(Debug)]
+pub struct Lab {
+    hosts: Vec<Host>,
+    switch: Place,
+    runtime: Runtime,
+    directory: PathBuf,
+    label: String,
+    mtu: u32,
+}
+
+/// A host. Its daemon goes before its namespace.
+#[derive(Debug)]
+struct Host {
+    node: Option<Node>,
+    containers: Vec<Container>,
+    place: Place,
+    directory: PathBuf,
+}
+
+/// A namespace with its devices.
+#[derive(Debug)]
+struct Place {
+    netns: Netns,
+    net: Netlink,
+}
+
+/// A namespace on the bridge of a host.
+#[derive(Debug)]
+struct Container {
+    place: Place,
+    address: Ipv4Addr,
+    /// Its interface in the host's namespace.
+    port: String,
+}
+
+/// Names a container: its host's number, and how many the host had before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContainerId(usize, usize);
+
+/// Underlay address of a host; the first is number 1.
+pub fn address(number: usize) -> Ipv4Addr {
+    Ipv4Addr::new(192, 168, 77, u8::try_from(number).unwrap())
+}
+
+impl Lab {
+    /// Hosts on a switch with this underlay MTU; no daemons yet.
+    #[track_caller]
+    pub fn new(hosts: usize, mtu: u32) -> Self {
+        static SWEEP: Once = Once::new();
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        SWEEP.call_once(|| drop(netns::remove_stale(TAG)));
+        let label = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
+        let directory = std::env::temp_dir().join(netns::name_for(TAG, &label));
+        fs::create_dir_all(&directory).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let switch = place(&runtime, &label, "switch");
+        runtime.block_on(async {
+            switch
+                .net
+                .ensure_bridge("underlay", None, Some(mtu))
+                .await
+                .unwrap();
+            switch.net.set_up("underlay").await.unwrap();
+        });
+        let mut lab = Self {
+            hosts: Vec::new(),
+            switch,
+            runtime,
+            directory,
+            label,
+            mtu,
+        };
+        for _ in 0..hosts {
+            lab.add_host();
+        }
+        lab
+    }
+
+    fn add_host(&mut self) {
+        let number = self.hosts.len() + 1;
+        let place = place(&self.runtime, &self.label, &format!("h{number}"));
+        let (port, switch) = (format!("h{number}"), &self.switch);
+        self.runtime.block_on(async {
+            switch.net.add_veth(&port, "uplink").await.unwrap();
+            switch.net.set_mtu(&port, self.mtu).await.unwrap();
+            switch.net.set_mtu("uplink", self.mtu).await.unwrap();
+            switch.net.add_port("underlay", &port).await.unwrap();
+            let netns = place.netns.as_fd();
+            switch
+                .net
+                .set_namespace("uplink", netns, Some("eth0"))
+                .await
+                .unwrap();
+            let address = format!("{}/24", address(number)).parse().unwrap();
+            place.net.add_address("eth0", address).await.unwrap();
+            place.net.set_up("eth0").await.unwrap();
+        });
+        let directory = self.directory.join(format!("h{number}"));
+        fs::create_dir_all(&directory).unwrap();
+        self.hosts.push(Host {
+            node: None,
+            containers: Vec::new(),
+            place,
+            directory,
+        });
+    }
+
+    #[track_caller]
+    fn host(&self, number: usize) -> &Host {
+        self.hosts
+            .get(number - 1)
+            .expect("the lab has that many hosts")
+    }
+
+    #[track_caller]
+    fn host_mut(&mut self, number: usize) -> &mut Host {
+        self.hosts
+            .get_mut(number - 1)
+            .expect("the lab has that many hosts")
+    }
+
+    /// Namespace of a host.
+    #[track_caller]
+    pub fn netns(&self, number: usize) -> &Netns {
+        &self.host(number).place.netns
+    }
+
+    /// Where a host keeps its files.
+    #[track_caller]
+    pub fn directory(&self, number: usize) -> &Path {
+        &self.host(number).directory
+    }
+
+    /// Does something with the devices of a host.
+    #[track_caller]
+    pub fn with_net<T>(&self, number: usize, task: impl AsyncFnOnce(&Netlink) -> T) -> T {
+        self.runtime.block_on(task(&self.host(number).place.net))
+    }
+
+    /// Starts a daemon on a host and waits until it answers.
+    #[track_caller]
+    pub fn start(&mut self, number: usize, kind: Kind, options: &Options) {
+        let host = self.host_mut(number);
+        assert!(host.node.is_none(), "host {number} runs a daemon already");
+        let node = Node::start(kind, &host.place.netns, number, &host.directory, options);
+        host.node = Some(node);
+    }
+
+    /// The daemon of a host.
+    #[track_caller]
+    pub fn node(&self, number: usize) -> &Node {
+        self.host(number)
+            .node
+            .as_ref()
+            .expect("the host runs a daemon")
+    }
+
+    /// Ends a daemon in good order.
+    #[track_caller]
+    pub fn stop(&mut self, number: usize) {
+        let node = self
+            .host_mut(number)
+            .node
+            .take()
+            .expect("the host runs a daemon");
+        let kind = node.kind();
+        let status = node.stop();
+        // The original, as it is told to end by a signal, says so in its exit code.
+        assert!(
+            status.success() || kind == Kind::Weaver,
+            "host {number} ended with {status}"
+        );
+    }
+
+    /// Kills a daemon.
+    #[track_caller]
+    pub fn crash(&mut self, number: usize) {
+        self.host_mut(number)
+            .node
+            .take()
+            .expect("the host runs a daemon")
+            .crash();
+    }
+
+    /// Body of a GET, which has to succeed.
+    #[track_caller]
+    pub fn get(&self, number: usize, path: &str) -> String {
+        let response = self.request(number, "GET", path, "");
+        assert_eq!(
+            response.status, 200,
+            "GET {path} of host {number}: {}",
+            response.body
+        );
+        response.body
+    }
+
+    /// Asks a daemon anything.
+    #[track_caller]
+    pub fn request(&self, number: usize, method: &str, path: &str, body: &str) -> Response {
+        let host = self.host(number);
+        let answer = self
+            .node(number)
+            .request(&host.place.netns, method, path, body);
+        answer.unwrap_or_else(|error| panic!("{method} {path} of host {number}: {error}"))
+    }
+
+    /// Lines of `status connections`.
+    #[track_caller]
+    pub fn connections(&self, number: usize) -> Vec<Connection> {
+        node::parse_connections(&self.get(number, "/status/connections"))
+    }
+
+    /// Everything that a daemon reports.
+    #[track_caller]
+    pub fn report(&self, number: usize) -> Value {
+        serde_json::from_str(&self.get(number, "/report")).unwrap()
+    }
+
+    /// Plugs a host into the underlay, or pulls the plug.
+    #[track_caller]
+    pub fn plug(&self, number: usize, plugged: bool) {
+        let (net, port) = (&self.switch.net, format!("h{number}"));
+        let done = self.runtime.block_on(async {
+            if plugged {
+                net.set_up(&port).await
+            } else {
+                net.set_down(&port).await
+            }
+        });
+        done.unwrap();
+    }
+
+    /// Keeps these hosts from reaching each other, or lets them. They reach all others.
+    #[track_caller]
+    pub fn part(&self, numbers: &[usize], parted: bool) {
+        self.runtime.block_on(async {
+            for number in numbers {
+                self.switch
+                    .net
+                    .set_isolated(&format!("h{number}"), parted)
+                    .await
+                    .unwrap();
+            }
+        });
+    }
+
+    /// Puts a container on the bridge of a host, with this address.
+    #[track_caller]
+    pub fn attach(&mut self, number: usize, address: &str) -> ContainerId {
+        let count = self.host(number).containers.len();
+        let (label, port) = (format!("h{number}c{count}"), format!("port{count}"));
+        let place = place(&self.runtime, &self.label, &label);
+        let host = self.host(number);
+        let cidr: Cidr = address.parse().unwrap();
+        self.runtime.block_on(async {
+            let net = &host.place.net;
+            net.add_veth(&port, "inner").await.unwrap();
+            net.add_port(BRIDGE, &port).await.unwrap();
+            let mtu = net.existing(&port).await.unwrap().mtu;
+            net.set_mtu("inner", mtu).await.unwrap();
+            net.set_namespace("inner", place.netns.as_fd(), Some("eth0"))
+                .await
+                .unwrap();
+            place.net.add_address("eth0", cidr).await.unwrap();
+            place.net.set_up("eth0").await.unwrap();
+        });
+        // The original captures frames from the bridge, and would miss checksums left to hardware.
+        place
+            .netns
+            .run(|| disable_tx_checksum("eth0"))
+            .unwrap()
+            .unwrap();
+        let std::net::IpAddr::V4(address) = cidr.address else {
+            panic!("not IPv4: {cidr}")
+        };
+        self.host_mut(number).containers.push(Container {
+            place,
+            address,
+            port,
+        });
+        ContainerId(number, count)
+    }
+
+    #[track_caller]
+    fn container(&self, id: ContainerId) -> &Container {
+        self.host(id.0)
+            .containers
+            .get(id.1)
+            .expect("a container of this lab")
+    }
+
+    /// Interface of a container in the namespace of its host.
+    #[track_caller]
+    pub fn port(&self, id: ContainerId) -> &str {
+        &self.container(id).port
+    }
+
+    /// Namespace of a container.
+    #[track_caller]
+    pub fn container_netns(&self, id: ContainerId) -> &Netns {
+        &self.container(id).place.netns
+    }
+
+    /// Address of a container.
+    #[track_caller]
+    pub fn container_address(&self, id: ContainerId) -> Ipv4Addr {
+        self.container(id).address
+    }
+
+    /// Pings from container to container until an answer comes.
+    #[track_caller]
+    pub fn ping(&self, from: ContainerId, to: ContainerId, payload_len: usize) {
+        let what = format!("{to:?} to answer {from:?}'s ping of {payload_len} bytes");
+        wait::until(&what, || self.try_ping(from, to, payload_len));
+    }
+
+    /// Pings once.
+    pub fn try_ping(
+        &self,
+        from: ContainerId,
+        to: ContainerId,
+        payload_len: usize,
+    ) -> Result<Duration, String> {
+        let to = self.container(to).address;
+        let ping = || probe::ping(to, payload_len, PING_TIMEOUT);
+        let answer = self.container_netns(from).run(ping);
+        answer
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())
+    }
+
+    /// Pings between all pairs, in both directions.
+    #[track_caller]
+    pub fn ping_all(&self, containers: &[ContainerId], payload_len: usize) {
+        for from in containers {
+            for to in containers.iter().filter(|to| *to != from) {
+                self.ping(*from, *to, payload_len);
+            }
+        }
+    }
+
+    /// Sends bytes over TCP from container to container, and checks what arrives.
+    #[track_caller]
+    pub fn transfer(&self, from: ContainerId, to: ContainerId, bytes: u64) {
+        let done = self.try_transfer(from, to, bytes);
+        done.unwrap_or_else(|error| panic!("TCP from {from:?} to {to:?}: {error}"));
+    }
+
+    /// Tries to, once.
+    pub fn try_transfer(
+        &self,
+        from: ContainerId,
+        to: ContainerId,
+        bytes: u64,
+    ) -> io::Result<Transferred> {
+        let (sender, receiver) = (self.container(from), self.container(to));
+        probe::transfer(
+            &sender.place.netns,
+            &receiver.place.netns,
+            receiver.address,
+            Amount::Bytes(bytes),
+        )
+    }
+
+    /// Waits until a host has established connections to these peers, by nickname, and no others.
+    #[track_caller]
+    pub fn await_neighbours(&self, number: usize, nicknames: &[&str]) {
+        wait::until(
+            &format!("host {number} to be connected to {nicknames:?}"),
+            || {
+                let connections = self.connections(number);
+                let established = connections
+                    .iter()
+                    .filter(|found| found.state == "established");
+                let mut found: Vec<_> = established
+                    .filter_map(|found| nickname(&found.info))
+                    .collect();
+                found.sort_unstable();
+                wait::check(found == nicknames, || format!("{connections:#?}"))
+            },
+        );
+    }
+
+    /// Waits until each of these hosts is connected to all others of them, and every one of them
+    /// knows it.
+    #[track_caller]
+    pub fn await_full_mesh(&self, numbers: &[usize]) {
+        for number in numbers {
+            let others = numbers.iter().filter(|other| *other != number);
+            let mut others: Vec<_> = others.map(|other| format!("h{other}")).collect();
+            others.sort_unstable();
+            let others: Vec<_> = others.iter().map(String::as_str).collect();
+            self.await_neighbours(*number, &others);
+        }
+        for number in numbers {
+            let degrees = vec![numbers.len() - 1; numbers.len()];
+            self.await_peers(*number, &degrees);
+        }
+    }
+
+    /// Waits until a host knows as many peers as `degrees` has entries, with so many established
+    /// connections each; ascending.
+    #[track_caller]
+    pub fn await_peers(&self, number: usize, degrees: &[usize]) {
+        wait::until(
+            &format!("host {number} to know peers of degrees {degrees:?}"),
+            || {
+                let report = self.report(number);
+                let peers = node::at(&report, "/Router/Peers")
+                    .as_array()
+                    .cloned()
+                    .unwrap_or_default();
+                let mut found: Vec<_> = peers.iter().map(established_count).collect();
+                found.sort_unstable();
+                wait::check(found == degrees, || {
+                    format!("{found:?} in {}", self.get(number, "/status/peers"))
+                })
+            },
+        );
+    }
+
+    /// Waits until a connection of a host is in this state with an info that contains `info`.
+    #[track_caller]
+    pub fn await_connection(&self, number: usize, state: &str, info: &str) -> Connection {
+        wait::until(
+            &format!("host {number} to have a connection {state}: {info}"),
+            || {
+                let connections = self.connections(number);
+                let found = connections
+                    .iter()
+                    .find(|c| c.state == state && c.info.contains(info));
+                found.cloned().ok_or_else(|| format!("{connections:#?}"))
+            },
+        )
+    }
+
+    /// Waits until the log of a host contains `text`.
+    #[track_caller]
+    pub fn await_log(&self, number: usize, text: &str) {
+        wait::until(&format!("host {number} to log {text:?}"), || {
+            wait::check(self.node(number).log().contains(text), || {
+                "it has not".to_owned()
+            })
+        });
+    }
+
+    /// Prints what helps to understand a failure.
+    fn explain(&self) {
+        for (host, number) in self.hosts.iter().zip(1..) {
+            let Some(node) = &host.node else { continue };
+            eprintln!("==== host {number}, {}", node.kind());
+            for path in ["/status/connections", "/status/peers"] {
+                if let Ok(response) = node.request(&host.place.netns, "GET", path, "") {
+                    eprintln!("-- {path}\n{}", response.body);
+                }
+            }
+            let log = node.log();
+            let lines: Vec<_> = log.lines().collect();
+            let tail = lines
+                .get(lines.len().saturating_sub(LOG_TAIL)..)
+                .unwrap_or_default();
+            eprintln!("-- log\n{}", tail.join("\n"));
+        }
+        eprintln!("==== whole logs are in {}", self.directory.display());
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.explain();
+        }
+        // In this order: daemons, what they serve, and only then their files.
+        self.hosts
+            .iter_mut()
+            .for_each(|host| drop(host.node.take()));
+        self.hosts.clear();
+        if !thread::panicking()
+            && let Err(error) = fs::remove_dir_all(&self.directory)
+        {
+            eprintln!("cannot remove {}: {error}", self.directory.display());
+        }
+    }
+}
+
+/// Makes a namespace with working loopback.
+#[track_caller]
+fn place(runtime: &Runtime, label: &str, name: &str) -> Place {
+    let netns = Netns::create(&netns::name_for(TAG, &format!("{label}-{name}"))).unwrap();
+    let net = runtime.block_on(async {
+        let net = Netlink::inside(netns.as_fd()).unwrap();
+        net.set_up("lo").await.unwrap();
+        net
+    });
+    Place { netns, net }
+}
+
+/// Nickname in `... mac(nickname) ...`.
+fn nickname(info: &str) -> Option<&str> {
+    Some(info.split_once('(')?.1.split_once(')')?.0)
+}
+
+/// Established connections that a peer of a report lists.
+fn established_count(peer: &Value) -> usize {
+    let connections = node::at(peer, "/Connections").as_array().map(Vec::as_slice);
+    let established = |connection: &&Value| node::at(connection, "/Established") == true;
+    connections
+        .unwrap_or_default()
+        .iter()
+        .filter(established)
+        .count()
+}
