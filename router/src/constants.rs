@@ -92,3 +92,19 @@ pub const MAX_PEERS: usize = 16_384;
 pub const MAX_PEER_CONNECTIONS: usize = 1 << 21;
 /// Longest nickname or address in a topology record; a record with a longer one is ignored.
 pub const MAX_TOPOLOGY_TEXT_LEN: usize = 1024;
+/// Unicasts that may wait for one connection.
+pub const MAX_OUTBOX_UNICASTS: usize = 1024;
+/// Bytes of unicasts that may wait for one connection: room for the largest message and some more.
+pub const MAX_OUTBOX_UNICAST_LEN: usize = 16 * 1024 * 1024;
+/// Sources whose broadcasts may wait for one connection, over all channels.
+pub const MAX_OUTBOX_BROADCASTS: usize = 4096;
+/// Bytes that may wait for one connection on channels that nobody owns here: room for the largest
+/// message and some more. Connections share what waits for several of them.
+pub const MAX_OUTBOX_RELAY_LEN: usize = 16 * 1024 * 1024;
+/// Payloads on channels without owner to remember; beyond that new ones are not relayed, since to
+/// forget one too early would let it circle. Five hundred a second, in about 1 MB.
+pub const MAX_RELAY_MEMORY: usize = 16_384;
+/// Channels without owner to list; further ones are relayed but not listed.
+pub const MAX_RELAYED_CHANNELS: usize = 64;
+/// Longest name of a channel without owner; messages on longer ones are dropped.
+pub const MAX_CHANNEL_NAME_LEN: usize = 255;
