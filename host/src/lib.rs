@@ -7,3 +7,5 @@ pub mod ethtool;
 pub mod netlink;
 pub mod netns;
 pub mod probe;
+pub mod sockdiag;
+pub mod stage;

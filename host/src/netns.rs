@@ -159,6 +159,24 @@ impl Netns {
         }
     }
 
+    /// Another handle on the same namespace, which does not own its name.
+    ///
+    /// # Errors
+    ///
+    /// When the process has too many open files.
+    pub fn handle(&self) -> Result<Self, Error> {
+        let error = |source| Error {
+            name: self.name.clone(),
+            step: "keep it open",
+            source,
+        };
+        Ok(Self {
+            name: self.name.clone(),
+            fd: self.fd.try_clone().map_err(error)?,
+            owned: false,
+        })
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

@@ -8,17 +8,16 @@
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use host::ethtool::disable_tx_checksum;
 use host::netlink::{Cidr, Netlink};
 use host::netns::{self, Netns};
 use host::probe::{self, Amount, Transferred};
+use host::stage::{Place, Switch};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -39,11 +38,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Lab {
     hosts: Vec<Host>,
-    switch: Place,
+    switch: Switch,
     runtime: Runtime,
     directory: PathBuf,
     label: String,
-    mtu: u32,
 }
 
 /// A host. Its daemon goes before its namespace.
@@ -53,13 +51,6 @@ struct Host {
     containers: Vec<Container>,
     place: Place,
     directory: PathBuf,
-}
-
-/// A namespace with its devices.
-#[derive(Debug)]
-struct Place {
-    netns: Netns,
-    net: Netlink,
 }
 
 /// A namespace on the bridge of a host.
@@ -94,22 +85,15 @@ impl Lab {
             .enable_all()
             .build()
             .unwrap();
-        let switch = place(&runtime, &label, "switch");
-        runtime.block_on(async {
-            switch
-                .net
-                .ensure_bridge("underlay", None, Some(mtu))
-                .await
-                .unwrap();
-            switch.net.set_up("underlay").await.unwrap();
-        });
+        let switch = runtime
+            .block_on(Switch::new(TAG, &format!("{label}-switch"), mtu))
+            .unwrap();
         let mut lab = Self {
             hosts: Vec::new(),
             switch,
             runtime,
             directory,
             label,
-            mtu,
         };
         for _ in 0..hosts {
             lab.add_host();
@@ -119,23 +103,12 @@ impl Lab {
 
     fn add_host(&mut self) {
         let number = self.hosts.len() + 1;
-        let place = place(&self.runtime, &self.label, &format!("h{number}"));
-        let (port, switch) = (format!("h{number}"), &self.switch);
-        self.runtime.block_on(async {
-            switch.net.add_veth(&port, "uplink").await.unwrap();
-            switch.net.set_mtu(&port, self.mtu).await.unwrap();
-            switch.net.set_mtu("uplink", self.mtu).await.unwrap();
-            switch.net.add_port("underlay", &port).await.unwrap();
-            let netns = place.netns.as_fd();
-            switch
-                .net
-                .set_namespace("uplink", netns, Some("eth0"))
-                .await
-                .unwrap();
-            let address = format!("{}/24", address(number)).parse().unwrap();
-            place.net.add_address("eth0", address).await.unwrap();
-            place.net.set_up("eth0").await.unwrap();
-        });
+        let (port, rest) = (format!("h{number}"), format!("{}-h{number}", self.label));
+        let cidr = format!("{}/24", address(number)).parse().unwrap();
+        let place = self
+            .runtime
+            .block_on(self.switch.add_host(&port, cidr, &rest))
+            .unwrap();
         let directory = self.directory.join(format!("h{number}"));
         fs::create_dir_all(&directory).unwrap();
         self.hosts.push(Host {
@@ -260,14 +233,8 @@ impl Lab {
     /// Plugs a host into the underlay, or pulls the plug.
     #[track_caller]
     pub fn plug(&self, number: usize, plugged: bool) {
-        let (net, port) = (&self.switch.net, format!("h{number}"));
-        let done = self.runtime.block_on(async {
-            if plugged {
-                net.set_up(&port).await
-            } else {
-                net.set_down(&port).await
-            }
-        });
+        let port = format!("h{number}");
+        let done = self.runtime.block_on(self.switch.plug(&port, plugged));
         done.unwrap();
     }
 
@@ -277,8 +244,7 @@ impl Lab {
         self.runtime.block_on(async {
             for number in numbers {
                 self.switch
-                    .net
-                    .set_isolated(&format!("h{number}"), parted)
+                    .set_apart(&format!("h{number}"), parted)
                     .await
                     .unwrap();
             }
@@ -289,28 +255,16 @@ impl Lab {
     #[track_caller]
     pub fn attach(&mut self, number: usize, address: &str) -> ContainerId {
         let count = self.host(number).containers.len();
-        let (label, port) = (format!("h{number}c{count}"), format!("port{count}"));
-        let place = place(&self.runtime, &self.label, &label);
-        let host = self.host(number);
+        let (port, rest) = (
+            format!("port{count}"),
+            format!("{}-h{number}c{count}", self.label),
+        );
         let cidr: Cidr = address.parse().unwrap();
-        self.runtime.block_on(async {
-            let net = &host.place.net;
-            net.add_veth(&port, "inner").await.unwrap();
-            net.add_port(BRIDGE, &port).await.unwrap();
-            let mtu = net.existing(&port).await.unwrap().mtu;
-            net.set_mtu("inner", mtu).await.unwrap();
-            net.set_namespace("inner", place.netns.as_fd(), Some("eth0"))
-                .await
-                .unwrap();
-            place.net.add_address("eth0", cidr).await.unwrap();
-            place.net.set_up("eth0").await.unwrap();
-        });
-        // The original captures frames from the bridge, and would miss checksums left to hardware.
-        place
-            .netns
-            .run(|| disable_tx_checksum("eth0"))
-            .unwrap()
-            .unwrap();
+        let attach = self
+            .host(number)
+            .place
+            .attach(BRIDGE, &port, cidr, TAG, &rest);
+        let place = self.runtime.block_on(attach).unwrap();
         let std::net::IpAddr::V4(address) = cidr.address else {
             panic!("not IPv4: {cidr}")
         };
@@ -522,18 +476,6 @@ impl Drop for Lab {
             eprintln!("cannot remove {}: {error}", self.directory.display());
         }
     }
-}
-
-/// Makes a namespace with working loopback.
-#[track_caller]
-fn place(runtime: &Runtime, label: &str, name: &str) -> Place {
-    let netns = Netns::create(&netns::name_for(TAG, &format!("{label}-{name}"))).unwrap();
-    let net = runtime.block_on(async {
-        let net = Netlink::inside(netns.as_fd()).unwrap();
-        net.set_up("lo").await.unwrap();
-        net
-    });
-    Place { netns, net }
 }
 
 /// Nickname in `... mac(nickname) ...`.

@@ -69,11 +69,7 @@ impl Netns {
             step: "run a program in it",
             source,
         };
-        let inside = Self {
-            name: self.name.clone(),
-            fd: self.fd.try_clone().map_err(failed)?,
-            owned: false,
-        };
+        let inside = self.handle()?;
         let ended = Arc::new(Ended::default());
         let (started, starting) = mpsc::channel();
         let keeper = {
