@@ -25,6 +25,8 @@ pub mod mesh;
 pub mod overlay;
 pub mod status;
 pub mod switch;
+#[cfg(test)]
+mod testing;
 pub mod topology;
 pub mod wire;
 
