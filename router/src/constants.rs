@@ -62,7 +62,7 @@ pub const MTU_UNKNOWN: u16 = 65535;
 pub const MAX_UDP_PAYLOAD: usize = 65507;
 /// A MAC address not seen for this long is forgotten.
 pub const MAC_MAX_AGE: Duration = Duration::from_secs(600);
-/// MAC addresses are swept, and their last sighting renewed, at this granularity.
+/// The table of MAC addresses is swept this often.
 pub const MAC_SWEEP: Duration = Duration::from_secs(60);
 
 // ---------------------------------------------------------------- chosen by us
@@ -73,6 +73,30 @@ pub const CONN_LIMIT: usize = 200;
 /// MAC addresses to know at most; the longest unseen makes room. Ten thousand containers and more,
 /// in about 1 MB.
 pub const MAC_TABLE_LEN: usize = 16_384;
+/// The time of a MAC address's last sighting is kept in steps of this: fine enough to tell a moved
+/// container from a frame that came back, coarse enough to write nothing for most frames. The
+/// original renews it once a minute, which nobody else can see.
+pub const MAC_REFRESH: Duration = Duration::from_secs(1);
+/// A frame from the local bridge whose source was heard at another peer less than this ago is taken
+/// for a copy of that peer's frame, and dropped; later it means that the address has moved here.
+/// Copies come within milliseconds; a container takes longer to move. The real silence needed is up
+/// to [`MAC_REFRESH`] shorter.
+pub const MAC_MOVE_HOLD: Duration = Duration::from_secs(3);
+/// Datagrams of equal size that are handed over as one run. Linux takes 64 segments in one send
+/// (more since 6.9).
+pub const RUN_LEN: usize = 64;
+/// Records in one packet. The original's limit per round of its sender.
+pub const PACKET_RECORDS: usize = 100;
+/// Runs that may wait to be sent, each with a buffer of 64 KB. The IO side takes them after every
+/// frame or datagram, so this only fills when it does not.
+pub const TRANSMIT_QUEUE_LEN: usize = 512;
+/// Buffers kept for reuse when nothing waits. Two per busy neighbour are in use at a time.
+pub const TRANSMIT_POOL_LEN: usize = 32;
+/// Own frames that may wait for the local bridge.
+pub const INJECT_QUEUE_LEN: usize = 64;
+/// Answers to a neighbour's tests that may wait to go to the control half. An honest neighbour has
+/// a few in flight.
+pub const ANSWER_QUEUE_LEN: usize = 256;
 /// Frames taken from the TAP device, or datagrams from the socket, before the other side gets its
 /// turn: long enough to make batches, short enough for latency.
 pub const BATCH_LEN: usize = 64;

@@ -19,6 +19,7 @@ pub mod constants;
 pub mod crypto;
 pub mod dataplane;
 pub mod gossip;
+mod hash;
 #[cfg(feature = "io")]
 pub mod io;
 pub mod mesh;

@@ -1,4 +1,10 @@
 //! The data engine: switch and overlays over a snapshot of routes.
+//!
+//! Here are the words that both halves share; [`DataPlane`] is the engine.
+
+mod drops;
+mod engine;
+mod links;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,6 +14,10 @@ use proto::{ConnectionUid, PeerName};
 use crate::LinkId;
 use crate::crypto::session::SessionKey;
 use crate::topology::Routes;
+
+pub use crate::overlay::Transmit;
+pub use drops::{DropReason, Drops};
+pub use engine::DataPlane;
 
 /// What the control half tells the data half, in order.
 #[derive(Debug)]
@@ -43,9 +53,12 @@ pub enum LinkError {
     /// No datagram of the neighbour for [`crate::constants::HEARTBEAT_TIMEOUT`].
     #[error("timed out waiting for UDP heartbeat")]
     HeartbeatTimeout,
-    /// The neighbour acknowledged a heartbeat before we knew where to send one.
+    /// The neighbour acknowledged a heartbeat before we could have sent one.
     #[error("sleeve: heartbeat acknowledged before any was sent")]
     UnexpectedAck,
+    /// None of the overlays that the connection agreed on is known to the data half.
+    #[error("no overlay of the connection can be set up")]
+    NoOverlay,
 }
 
 /// An overlay control message: tag 7 `index, tag, body`, or the legacy tags 1, 2, 3 with `index` 0.

@@ -1,0 +1,403 @@
+//! One engine per host, driven by one thread.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use proto::PeerName;
+
+use super::links::{LinkIndex, Links};
+use super::{Command, DropReason, Event, Transmit};
+use crate::LinkId;
+use crate::constants::{INJECT_QUEUE_LEN, MAC_SWEEP};
+use crate::overlay::{Link, Outputs, OwnFrame, Refused, fragmentation_needed};
+use crate::status::{DataStatus, MacStatus, Traffic};
+use crate::switch::{Switch, Verdict};
+use crate::topology::Routes;
+use crate::wire::ethernet::Frame;
+use crate::wire::sleeve::{self, Record, Records, Special};
+
+/// Moves frames between the local bridge and the neighbours.
+///
+/// # Contract
+///
+/// * After every call of a `handle_*` method, take what [`poll_transmit`](Self::poll_transmit),
+///   [`poll_frame`](Self::poll_frame) and [`poll_event`](Self::poll_event) have until each says
+///   `None`. They are cheap when there is nothing.
+/// * After a batch of frames and datagrams, and before waiting for more, call
+///   [`flush`](Self::flush) and take what it made ready: until then frames may wait for others to
+///   share their packet.
+/// * Call [`handle_timeout`](Self::handle_timeout) when [`poll_timeout`](Self::poll_timeout) says.
+///
+/// No call allocates per frame, and nothing here blocks. What is dropped is counted by
+/// [`DropReason`].
+#[derive(Debug)]
+pub struct DataPlane {
+    ours: PeerName,
+    routes: Arc<Routes>,
+    switch: Switch,
+    links: Links,
+    out: Outputs,
+    /// Where the frames to deliver stand in the last datagram.
+    delivered: Vec<Range<usize>>,
+    /// Own frames for the local bridge.
+    injected: VecDeque<OwnFrame>,
+    /// The one handed out by the last `poll_frame`.
+    lent: Option<OwnFrame>,
+    local: Traffic,
+    sweep_at: Instant,
+    /// The next deadline; `None` if it has to be looked for.
+    next_timeout: Option<Instant>,
+}
+
+impl DataPlane {
+    /// The engine of peer `ours`, without links and routes.
+    pub fn new(ours: PeerName, now: Instant) -> Self {
+        Self {
+            ours,
+            routes: Arc::default(),
+            switch: Switch::new(ours),
+            links: Links::default(),
+            out: Outputs::default(),
+            delivered: Vec::new(),
+            injected: VecDeque::new(),
+            lent: None,
+            local: Traffic::default(),
+            sweep_at: now + MAC_SWEEP,
+            next_timeout: None,
+        }
+    }
+
+    /// The control half has something to say.
+    pub fn handle_command(&mut self, command: Command, now: Instant) {
+        self.next_timeout = None;
+        match command {
+            Command::AddLink(config) => self.links.insert(Link::new(self.ours, &config)),
+            Command::Confirm(id) => self.links.confirm(id, now, &mut self.out),
+            Command::Control(id, control) => {
+                if let Some(index) = self.links.by_id(id)
+                    && let Some(link) = self.links.get_mut(index)
+                {
+                    link.handle_control(&control, now, &mut self.out);
+                }
+            }
+            Command::RemoveLink(id) => self.links.remove(id),
+            Command::Routes(routes) => self.routes = routes,
+            Command::PeerForgotten(peer) => self.switch.forget(peer),
+        }
+    }
+
+    /// A frame captured from the local bridge.
+    #[inline]
+    pub fn handle_frame(&mut self, frame: &[u8], now: Instant) {
+        self.local.rx_frames += 1;
+        self.local.rx_bytes += frame.len() as u64;
+        let Ok(frame) = Frame::new_checked(frame) else {
+            return self.out.drops.count(DropReason::FrameTooShort);
+        };
+        // The original lets these through; a container could then talk to its neighbour's overlay.
+        if frame.is_special() {
+            return self.out.drops.count(DropReason::SpecialFromBridge);
+        }
+        match self.switch.captured(&frame, now) {
+            Verdict::Drop(reason) => self.out.drops.count(reason),
+            Verdict::Unicast(peer) => self.unicast((self.ours, peer), &frame, None, now),
+            Verdict::Flood => self.flood(self.ours, &frame, None),
+            Verdict::Deliver => {}
+        }
+    }
+
+    /// A datagram came in. It is opened in place; returned is where the frames for the local
+    /// bridge stand in it.
+    #[inline]
+    pub fn handle_datagram(
+        &mut self,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        now: Instant,
+    ) -> &[Range<usize>] {
+        self.delivered.clear();
+        if let Err(reason) = self.walk(from, datagram, now) {
+            self.out.drops.count(reason);
+        }
+        &self.delivered
+    }
+
+    /// Seals and queues what waits for more.
+    #[inline]
+    pub fn flush(&mut self) {
+        self.links.flush(&mut self.out);
+    }
+
+    /// A datagram of this link with DF set was refused because it is longer than the path MTU,
+    /// which the kernel says is `path_mtu`.
+    pub fn handle_too_long(&mut self, link: LinkId, path_mtu: u16, now: Instant) {
+        self.next_timeout = None;
+        if let Some(index) = self.links.by_id(link)
+            && let Some(link) = self.links.get_mut(index)
+        {
+            link.handle_too_long(path_mtu, now, &mut self.out);
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.next_timeout = None;
+        if self.sweep_at <= now {
+            self.sweep_at = now + MAC_SWEEP;
+            self.switch.sweep(now);
+        }
+        for link in self.links.iter_mut() {
+            link.handle_timeout(now, &mut self.out);
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        if self.next_timeout.is_none() {
+            let timeouts = self.links.iter().filter_map(Link::next_timeout);
+            self.next_timeout = timeouts.chain([self.sweep_at]).min();
+        }
+        self.next_timeout
+    }
+
+    /// The next datagrams to send. The bytes are lent until the next call.
+    #[inline]
+    pub fn poll_transmit(&mut self) -> Option<Transmit<'_>> {
+        self.out.outbox.next()
+    }
+
+    /// The next frame of our own for the local bridge. The bytes are lent until the next call.
+    #[inline]
+    pub fn poll_frame(&mut self) -> Option<&[u8]> {
+        self.lent = Some(self.injected.pop_front()?);
+        self.lent.as_ref().map(OwnFrame::bytes)
+    }
+
+    /// The next thing that the control half should know.
+    #[inline]
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.out.events.pop_front()
+    }
+
+    /// What to show: addresses and links in order of their names.
+    pub fn status(&self, now: Instant) -> DataStatus {
+        let age = |seen_at| now.saturating_duration_since(seen_at).as_secs_f64();
+        let mut macs: Vec<_> = self.switch.table().iter().collect();
+        macs.sort_unstable_by_key(|entry| entry.mac);
+        let mut links: Vec<_> = self.links.iter().map(Link::status).collect();
+        links.sort_by_key(|link| link.peer);
+        DataStatus {
+            macs: macs
+                .into_iter()
+                .map(|entry| MacStatus {
+                    mac: entry.mac,
+                    peer: entry.peer,
+                    age: age(entry.seen_at),
+                })
+                .collect(),
+            links,
+            local: self.local,
+            drops: self
+                .out
+                .drops
+                .iter()
+                .map(|(reason, count)| (reason.name(), count))
+                .collect(),
+        }
+    }
+
+    /// Opens a packet and handles its records.
+    #[inline]
+    fn walk(
+        &mut self,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let sender = sleeve::sender(datagram).ok_or(DropReason::DatagramTooShort)?;
+        let index = self
+            .links
+            .by_peer(sender)
+            .ok_or(DropReason::UnknownSender)?;
+        let link = self.links.get_mut(index).ok_or(DropReason::UnknownSender)?;
+        let start = link.open_sleeve(datagram)?;
+        for record in Records::new(datagram, start) {
+            let record = record.map_err(|_| DropReason::Malformed)?;
+            match self.handle_record(index, sender, from, &record, now) {
+                Ok(true) => {
+                    self.local.tx_frames += 1;
+                    self.local.tx_bytes += record.frame.len() as u64;
+                    self.delivered.push(record.range);
+                }
+                Ok(false) => {}
+                Err(reason) => self.out.drops.count(reason),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether the frame goes to the local bridge.
+    #[inline]
+    fn handle_record(
+        &mut self,
+        index: LinkIndex,
+        neighbour: PeerName,
+        from: SocketAddr,
+        record: &Record<'_>,
+        now: Instant,
+    ) -> Result<bool, DropReason> {
+        let frame = Frame::new_checked(record.frame).map_err(|_| DropReason::FrameTooShort)?;
+        let link = self.links.get_mut(index).ok_or(DropReason::NoLink)?;
+        if let Some(special) = Special::classify(&frame) {
+            if record.origin != neighbour || record.destination != self.ours {
+                return Err(DropReason::SpecialMisdirected);
+            }
+            self.next_timeout = None;
+            link.handle_special(special, from, now, &mut self.out);
+            return Ok(false);
+        }
+        for peer in [record.origin, record.destination] {
+            if peer != self.ours && peer != neighbour && !self.routes.knows(peer) {
+                return Err(DropReason::UnknownPeer);
+            }
+        }
+        link.count_received(&frame);
+        let peers = (record.origin, record.destination);
+        self.receive(peers, &frame, Some(index), now)
+    }
+
+    /// A frame that came over the overlay, by the link `from`. Returns whether it goes to the
+    /// local bridge.
+    #[inline]
+    fn receive(
+        &mut self,
+        (origin, destination): (PeerName, PeerName),
+        frame: &Frame<'_>,
+        from: Option<LinkIndex>,
+        now: Instant,
+    ) -> Result<bool, DropReason> {
+        if origin == self.ours {
+            tracing::debug!(source = %frame.source(), "an own frame came back over the overlay");
+        }
+        if destination != self.ours {
+            self.unicast((origin, destination), frame, from, now);
+            return Ok(false);
+        }
+        match self.switch.arrived(origin, frame, now) {
+            Verdict::Drop(reason) => Err(reason),
+            Verdict::Deliver => Ok(true),
+            Verdict::Flood | Verdict::Unicast(_) => {
+                self.flood(origin, frame, from);
+                Ok(true)
+            }
+        }
+    }
+
+    /// Sends a frame towards its destination peer. If it came by the link `from` it does not go
+    /// back there: views of the topology that differ for a moment would toss it to and fro.
+    #[inline]
+    fn unicast(
+        &mut self,
+        peers: (PeerName, PeerName),
+        frame: &Frame<'_>,
+        from: Option<LinkIndex>,
+        now: Instant,
+    ) {
+        let (_, destination) = peers;
+        let forwarded = match self.routes.unicast(destination) {
+            None => Err(Refused::Drop(DropReason::NoRoute)),
+            Some(hop) => match self.links.by_peer(hop) {
+                None => Err(Refused::Drop(DropReason::NoLink)),
+                index if index == from => Err(Refused::Drop(DropReason::SentBack)),
+                Some(index) => {
+                    Self::forward(&mut self.links, index, peers, frame, false, &mut self.out)
+                }
+            },
+        };
+        match forwarded {
+            Ok(()) => {}
+            Err(Refused::Drop(reason)) => self.out.drops.count(reason),
+            Err(Refused::TooLong { mtu }) => {
+                self.out.drops.count(DropReason::FragmentationNeeded);
+                self.answer_too_long(peers, frame, mtu, now);
+            }
+        }
+    }
+
+    /// Sends a frame along the broadcast tree of its origin.
+    #[inline]
+    fn flood(&mut self, origin: PeerName, frame: &Frame<'_>, from: Option<LinkIndex>) {
+        for &hop in self.routes.broadcast(origin) {
+            let forwarded = match self.links.by_peer(hop) {
+                None => Err(Refused::Drop(DropReason::NoLink)),
+                index if index == from => Err(Refused::Drop(DropReason::SentBack)),
+                Some(index) => Self::forward(
+                    &mut self.links,
+                    index,
+                    (origin, hop),
+                    frame,
+                    true,
+                    &mut self.out,
+                ),
+            };
+            match forwarded {
+                Ok(()) => {}
+                Err(Refused::Drop(reason)) => self.out.drops.count(reason),
+                Err(Refused::TooLong { .. }) => self.out.drops.count(DropReason::FloodTooBig),
+            }
+        }
+    }
+
+    #[inline]
+    fn forward(
+        links: &mut Links,
+        index: LinkIndex,
+        peers: (PeerName, PeerName),
+        frame: &Frame<'_>,
+        is_flood: bool,
+        out: &mut Outputs,
+    ) -> Result<(), Refused> {
+        let link = links
+            .get_mut(index)
+            .ok_or(Refused::Drop(DropReason::NoLink))?;
+        let result = link.forward(peers, frame, is_flood, out);
+        links.note_unflushed(index);
+        result
+    }
+
+    /// Tells the sender of a frame that is too long for a link. The answer is handled as if it had
+    /// come from the frame's destination peer to its origin peer. It may be fragmented, so it never
+    /// gets such an answer itself.
+    #[cold]
+    fn answer_too_long(
+        &mut self,
+        (origin, destination): (PeerName, PeerName),
+        frame: &Frame<'_>,
+        mtu: u16,
+        now: Instant,
+    ) {
+        let answer = frame
+            .ipv4()
+            .and_then(|ip| fragmentation_needed(frame, &ip, mtu));
+        let Some(answer) = answer else { return };
+        let Ok(view) = Frame::new_checked(answer.bytes()) else {
+            return;
+        };
+        match self.receive((destination, origin), &view, None, now) {
+            Ok(true) if self.injected.len() < INJECT_QUEUE_LEN => {
+                self.local.tx_frames += 1;
+                self.local.tx_bytes += answer.bytes().len() as u64;
+                self.injected.push_back(answer);
+            }
+            Ok(true) => self.out.drops.count(DropReason::InjectQueueFull),
+            Ok(false) => {}
+            Err(reason) => self.out.drops.count(reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

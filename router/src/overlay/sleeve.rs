@@ -1,0 +1,392 @@
+//! The sleeve link: frames in UDP datagrams on the mesh port.
+//!
+//! Both ends run the same machine:
+//!
+//! ```text
+//! prepared --confirm--> confirmed --control 1--> established --60 s of silence--> failed
+//!                       heartbeat                heartbeat every 10 s
+//!                       every 500 ms             fragmentation test, MTU search
+//! ```
+//!
+//! The dialler of the connection knows where to send from the start, the acceptor learns it from the
+//! first heartbeat. Whoever hears the first heartbeat says so over the connection (control 1);
+//! "established" therefore means that the neighbour has heard us, and each end learns it on its own.
+//!
+//! Frames travel on one of two lanes, each with its own sequence: datagrams with DF set, of known
+//! path MTU, and datagrams that the underlay may fragment.
+//!
+//! Source: Weave data plane, sections 2, 4, 5 and 6; never-send rules: Weave mesh protocol,
+//! section 9.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use proto::{ConnectionUid, PeerName};
+
+use super::aggregate::{Envelope, Lane, Limits};
+use super::fragment::fragment;
+use super::pmtu::{Action, Pmtu};
+use super::{Outputs, Refused};
+use crate::LinkId;
+use crate::constants::{
+    FAST_HEARTBEAT, FRAG_TEST_INTERVAL, HEARTBEAT_TIMEOUT, MAX_UDP_PAYLOAD, SLOW_HEARTBEAT,
+};
+use crate::crypto::replay::ReplayWindow;
+use crate::dataplane::{DropReason, Event, LinkConfig, LinkError, OverlayControl};
+use crate::status::LinkStatus;
+use crate::wire::ethernet::{Frame, HEADER_LEN};
+use crate::wire::sleeve::{FRAGMENTATION_TEST_LEN, HEARTBEAT_LEN, MTU_PROBE_LEN, Special};
+
+/// Control: your heartbeat reached me.
+const TAG_HEARTBEAT_HEARD: u8 = 1;
+/// Control: your fragmentation test reached me.
+const TAG_FRAGMENTS_HEARD: u8 = 2;
+/// Control: your MTU test of this size, a u16, reached me.
+const TAG_MTU_VERIFIED: u8 = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// May not talk yet.
+    Prepared,
+    /// Talks; the neighbour has not heard us yet, as far as we know.
+    Confirmed,
+    /// The neighbour has heard us.
+    Established,
+}
+
+/// Sleeve on one connection.
+#[derive(Debug)]
+pub(crate) struct Sleeve {
+    link: LinkId,
+    index: u8,
+    ours: PeerName,
+    peer: PeerName,
+    uid: ConnectionUid,
+    state: State,
+    /// Where the neighbour receives.
+    remote: Option<SocketAddr>,
+    /// Whether we have told the neighbour that we heard it.
+    acknowledged: bool,
+    /// Whether the underlay carries fragmented datagrams, as far as we know.
+    fragments: bool,
+    pmtu: Pmtu,
+    envelope: Envelope,
+    df_lane: Lane,
+    lane: Lane,
+    df_window: ReplayWindow,
+    window: ReplayWindow,
+    heartbeat_at: Option<Instant>,
+    silence_at: Option<Instant>,
+    fragment_test_at: Option<Instant>,
+}
+
+impl Sleeve {
+    /// Prepares; sends nothing.
+    pub(crate) fn new(ours: PeerName, index: u8, config: &LinkConfig) -> Self {
+        let envelope = Envelope::new(config.link, ours, config.key.clone(), config.outbound);
+        Self {
+            link: config.link,
+            index,
+            ours,
+            peer: config.peer,
+            uid: config.uid,
+            state: State::Prepared,
+            remote: config.remote,
+            acknowledged: false,
+            fragments: false,
+            pmtu: Pmtu::new(envelope.header_len()),
+            envelope,
+            df_lane: Lane::new(true),
+            lane: Lane::new(false),
+            df_window: ReplayWindow::default(),
+            window: ReplayWindow::default(),
+            heartbeat_at: None,
+            silence_at: None,
+            fragment_test_at: None,
+        }
+    }
+
+    #[inline]
+    pub(crate) const fn is_established(&self) -> bool {
+        matches!(self.state, State::Established)
+    }
+
+    /// The connection is part of the mesh: talk.
+    pub(crate) fn confirm(&mut self, now: Instant, out: &mut Outputs) {
+        if self.state != State::Prepared {
+            return;
+        }
+        self.state = State::Confirmed;
+        self.silence_at = Some(now + HEARTBEAT_TIMEOUT);
+        if self.remote.is_some() {
+            self.send_heartbeat(now, out);
+        }
+    }
+
+    /// A control message of the neighbour. Unknown tags and short bodies are passed over.
+    pub(crate) fn handle_control(
+        &mut self,
+        control: &OverlayControl,
+        now: Instant,
+        out: &mut Outputs,
+    ) -> Result<(), LinkError> {
+        match control.tag {
+            TAG_HEARTBEAT_HEARD => self.handle_acknowledged(now, out)?,
+            TAG_FRAGMENTS_HEARD => self.fragments = self.is_established(),
+            TAG_MTU_VERIFIED => {
+                if let Some(mtu) = control.body.first_chunk() {
+                    let action = self.pmtu.handle_verified(u16::from_be_bytes(*mtu), now);
+                    self.act(action, out);
+                }
+            }
+            tag => tracing::debug!(peer = %self.peer, tag, "unknown sleeve control message"),
+        }
+        Ok(())
+    }
+
+    fn handle_acknowledged(&mut self, now: Instant, out: &mut Outputs) -> Result<(), LinkError> {
+        match self.state {
+            State::Established => Ok(()),
+            State::Confirmed if self.remote.is_some() => {
+                self.state = State::Established;
+                self.heartbeat_at = Some(now + SLOW_HEARTBEAT);
+                self.send_fragment_test(now, out);
+                self.send_special(true, &vec![0; MTU_PROBE_LEN], out);
+                Ok(())
+            }
+            State::Prepared | State::Confirmed => Err(LinkError::UnexpectedAck),
+        }
+    }
+
+    /// Opens a packet in place if it is sealed; it has the neighbour's name. Returns where its
+    /// records begin.
+    #[inline]
+    pub(crate) fn open(&mut self, packet: &mut [u8]) -> Result<usize, DropReason> {
+        self.envelope
+            .open(packet, &mut self.df_window, &mut self.window)
+    }
+
+    /// A special frame from the neighbour to us.
+    pub(crate) fn handle_special(
+        &mut self,
+        special: Special,
+        from: SocketAddr,
+        now: Instant,
+        out: &mut Outputs,
+    ) {
+        match special {
+            Special::Heartbeat(uid) if uid == self.uid => self.handle_heartbeat(from, now, out),
+            Special::FragmentationTest { intact: true } => {
+                out.answer(self.link, self.control(TAG_FRAGMENTS_HEARD, Vec::new()));
+            }
+            // The answer to a test of nothing would upset the original's own search.
+            Special::MtuTest(mtu) if mtu > 0 => {
+                out.answer(
+                    self.link,
+                    self.control(TAG_MTU_VERIFIED, mtu.to_be_bytes().to_vec()),
+                );
+            }
+            _ => out.drops.count(DropReason::SpecialInvalid),
+        }
+    }
+
+    fn handle_heartbeat(&mut self, from: SocketAddr, now: Instant, out: &mut Outputs) {
+        match self.remote {
+            None => {
+                self.remote = Some(from);
+                self.send_heartbeat(now, out);
+            }
+            Some(remote) if remote != from => {
+                tracing::info!(peer = %self.peer, %remote, to = %from, "peer's UDP address changed");
+                self.flush(out);
+                self.remote = Some(from);
+            }
+            Some(_) => {}
+        }
+        self.silence_at = Some(now + HEARTBEAT_TIMEOUT);
+        if !self.acknowledged {
+            // Said once per link, so never refused by a full queue.
+            self.acknowledged = true;
+            let control = self.control(TAG_HEARTBEAT_HEARD, Vec::new());
+            out.events.push_back(Event::Control(self.link, control));
+        }
+    }
+
+    /// A datagram was refused as longer than `path_mtu`.
+    pub(crate) fn handle_too_long(&mut self, path_mtu: u16, now: Instant, out: &mut Outputs) {
+        let action = self.pmtu.handle_too_long(path_mtu, now);
+        self.act(action, out);
+    }
+
+    /// Time has passed.
+    pub(crate) fn handle_timeout(
+        &mut self,
+        now: Instant,
+        out: &mut Outputs,
+    ) -> Result<(), LinkError> {
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if is_due(self.silence_at) {
+            return Err(LinkError::HeartbeatTimeout);
+        }
+        if is_due(self.heartbeat_at) {
+            self.send_heartbeat(now, out);
+        }
+        if is_due(self.fragment_test_at) {
+            self.send_fragment_test(now, out);
+        }
+        let action = self.pmtu.handle_timeout(now);
+        self.act(action, out);
+        Ok(())
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        let timers = [
+            self.heartbeat_at,
+            self.silence_at,
+            self.fragment_test_at,
+            self.pmtu.next_timeout(),
+        ];
+        timers.into_iter().flatten().min()
+    }
+
+    /// Takes a frame from its origin to its destination peer, or fragments of it.
+    #[inline]
+    pub(crate) fn forward(
+        &mut self,
+        peers: (PeerName, PeerName),
+        frame: &Frame<'_>,
+        is_flood: bool,
+        out: &mut Outputs,
+    ) -> Result<(), Refused> {
+        let Some(to) = self.remote else {
+            return Err(Refused::Drop(DropReason::NoAddress));
+        };
+        let mtu = self.pmtu.mtu();
+        let is_too_big = frame.bytes().len() > usize::from(mtu) + HEADER_LEN;
+        let max_payload = self.pmtu.max_payload();
+        let df_limits = Limits {
+            first: max_payload,
+            more: max_payload,
+        };
+        let (lane, limits) = match frame.ipv4() {
+            Some(ip) if ip.dont_fragment() => {
+                if is_too_big && is_flood {
+                    return Err(Refused::Drop(DropReason::FloodTooBig));
+                }
+                if is_too_big {
+                    return Err(Refused::TooLong { mtu });
+                }
+                (&mut self.df_lane, df_limits)
+            }
+            Some(ip) if !self.fragments => {
+                if is_too_big {
+                    let (envelope, lane) = (&self.envelope, &mut self.df_lane);
+                    let mut result = Ok(());
+                    let emit = |part: &[u8]| {
+                        let pushed =
+                            lane.push(envelope, to, df_limits, peers, part, &mut out.outbox);
+                        result = result.and(pushed);
+                    };
+                    if !fragment(frame, &ip, mtu, &mut out.scratch, emit) {
+                        result = Err(DropReason::TooBig);
+                    }
+                    return result.map_err(Refused::Drop);
+                }
+                (&mut self.df_lane, df_limits)
+            }
+            _ => {
+                let limits = Limits {
+                    first: MAX_UDP_PAYLOAD,
+                    more: max_payload,
+                };
+                (&mut self.lane, limits)
+            }
+        };
+        lane.push(
+            &self.envelope,
+            to,
+            limits,
+            peers,
+            frame.bytes(),
+            &mut out.outbox,
+        )
+        .map_err(Refused::Drop)
+    }
+
+    /// Sends what is at hand on both lanes.
+    #[inline]
+    pub(crate) fn flush(&mut self, out: &mut Outputs) {
+        let Some(to) = self.remote else { return };
+        for lane in [&mut self.df_lane, &mut self.lane] {
+            if lane.is_pending() {
+                lane.flush(&self.envelope, to, &mut out.outbox);
+            }
+        }
+    }
+
+    pub(crate) fn fill_status(&self, status: &mut LinkStatus) {
+        status.overlay = super::negotiate::SLEEVE;
+        status.encrypted = self.envelope.is_sealed();
+        status.address = self.remote;
+        status.mtu = self.pmtu.mtu();
+        status.fragments = self.fragments;
+    }
+
+    fn control(&self, tag: u8, body: Vec<u8>) -> OverlayControl {
+        OverlayControl {
+            index: self.index,
+            tag,
+            body,
+        }
+    }
+
+    fn act(&mut self, action: Action, out: &mut Outputs) {
+        match action {
+            Action::None => {}
+            Action::Test(mtu) => {
+                self.send_special(true, &vec![0; usize::from(mtu) + HEADER_LEN], out);
+            }
+        }
+    }
+
+    fn send_heartbeat(&mut self, now: Instant, out: &mut Outputs) {
+        let interval = if self.is_established() {
+            SLOW_HEARTBEAT
+        } else {
+            FAST_HEARTBEAT
+        };
+        self.heartbeat_at = Some(now + interval);
+        let mut heartbeat = [0; HEARTBEAT_LEN];
+        if let Some(place) = heartbeat.last_chunk_mut() {
+            *place = self.uid.0.to_be_bytes();
+        }
+        self.send_special(true, &heartbeat, out);
+    }
+
+    fn send_fragment_test(&mut self, now: Instant, out: &mut Outputs) {
+        self.fragments = false;
+        self.fragment_test_at = Some(now + FRAG_TEST_INTERVAL);
+        self.send_special(false, &vec![0; FRAGMENTATION_TEST_LEN], out);
+    }
+
+    /// Sends a frame of our own in a packet of its own, behind what waits on the lane.
+    fn send_special(&mut self, df: bool, frame: &[u8], out: &mut Outputs) {
+        let Some(to) = self.remote else { return };
+        let limits = Limits {
+            first: MAX_UDP_PAYLOAD,
+            more: 0,
+        };
+        let lane = if df {
+            &mut self.df_lane
+        } else {
+            &mut self.lane
+        };
+        let (envelope, peers) = (&self.envelope, (self.ours, self.peer));
+        lane.flush(envelope, to, &mut out.outbox);
+        if let Err(reason) = lane.push(envelope, to, limits, peers, frame, &mut out.outbox) {
+            out.drops.count(reason);
+        }
+        lane.flush(envelope, to, &mut out.outbox);
+    }
+}
