@@ -132,3 +132,9 @@ pub const MAX_RELAY_MEMORY: usize = 16_384;
 pub const MAX_RELAYED_CHANNELS: usize = 64;
 /// Longest name of a channel without owner; messages on longer ones are dropped.
 pub const MAX_CHANNEL_NAME_LEN: usize = 255;
+/// Longest introduction to read. Real ones have a few hundred bytes; the rest is room for a long
+/// nickname. Bounds what somebody without the password can make us hold.
+pub const MAX_FEATURES_LEN: usize = 64 * 1024;
+/// Bytes of one control connection that may wait to be cut into messages: the longest message and
+/// a read after it.
+pub const MAX_UNREAD_LEN: usize = MAX_MESSAGE_LEN + 256 * 1024;
