@@ -46,39 +46,19 @@ impl Adjacency {
         (0..).zip(bounds.map(|bounds| &self.targets[bounds[0]..bounds[1]]))
     }
 
-    /// The same connections, seen from their far ends.
-    fn transposed(&self) -> Self {
-        let mut offsets = vec![0; self.len() + 1];
-        for &target in &self.targets {
-            offsets[usize::from(target) + 1] += 1;
-        }
-        for at in 1..offsets.len() {
-            offsets[at] += offsets[at - 1];
-        }
-        let mut free = offsets.clone();
-        let mut targets = vec![0; self.targets.len()];
-        for (index, row) in self.rows() {
-            for &target in row {
-                let free = &mut free[usize::from(target)];
-                targets[*free] = index;
-                *free += 1;
-            }
-        }
-        Self {
-            offsets: offsets.into(),
-            targets: targets.into(),
-        }
-    }
-
     /// The connections that both ends list.
     fn symmetric(&self) -> Self {
-        let transposed = self.transposed();
-        let mut rows = Builder::with_peers(self.len());
+        let mut rows = Builder::with_room(self.len(), self.targets.len());
+        // How far each row has been read: it is asked for ascending targets.
+        let mut read: Vec<usize> = self.offsets.to_vec();
         for (index, row) in self.rows() {
-            let mut back = transposed.row(index).iter().peekable();
             for &target in row {
-                while back.next_if(|&&other| other < target).is_some() {}
-                if back.next_if_eq(&&target).is_some() {
+                let end = self.offsets[usize::from(target) + 1];
+                let read = &mut read[usize::from(target)];
+                while *read < end && self.targets[*read] < index {
+                    *read += 1;
+                }
+                if *read < end && self.targets[*read] == index {
                     rows.targets.push(target);
                 }
             }
@@ -195,12 +175,13 @@ struct Builder {
 }
 
 impl Builder {
-    fn with_peers(count: usize) -> Self {
-        let mut offsets = Vec::with_capacity(count + 1);
+    /// Room for rows of `peer_count` peers with up to `connection_count` targets in all.
+    fn with_room(peer_count: usize, connection_count: usize) -> Self {
+        let mut offsets = Vec::with_capacity(peer_count + 1);
         offsets.push(0);
         Self {
             offsets,
-            targets: Vec::new(),
+            targets: Vec::with_capacity(connection_count),
         }
     }
 
@@ -233,7 +214,8 @@ pub(super) fn usable(peers: &Peers, names: &[PeerName]) -> Adjacency {
 
 /// Connections to oneself and to peers without a record lead nowhere and are left out.
 fn select(peers: &Peers, names: &[PeerName], only_established: bool) -> Adjacency {
-    let mut rows = Builder::with_peers(names.len());
+    let connection_count = peers.iter().map(|peer| peer.connections.len()).sum();
+    let mut rows = Builder::with_room(names.len(), connection_count);
     for peer in peers.iter() {
         let mut from = 0;
         for connection in &peer.connections {

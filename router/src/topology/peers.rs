@@ -67,10 +67,10 @@ pub enum IntroduceError {
     #[error("cannot connect to ourself")]
     Ourselves,
     /// It has our name but is somebody else.
-    #[error("local peer name {0} is also used by another host; give each host a name of its own")]
+    #[error("peer name collision: {0} is our name too; start one of both with another --name")]
     NameCollision(PeerName),
     /// It was dialled on a hint of some peer, but no peer of this name is known.
-    #[error("found unknown remote name {0} at an address learnt from other peers")]
+    #[error("Found unknown remote name: {0}, at an address that other peers told of")]
     Unknown(PeerName),
     /// There are [`MAX_PEERS`] peers already.
     #[error("no room for peer {0}: {MAX_PEERS} peers are known already")]
