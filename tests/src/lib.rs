@@ -5,7 +5,7 @@
 //! are in `tests/`: `netns_*` runs the cases with ours alone, `interop` with either side swapped
 //! for the original, whose path is taken from `WEAVER`.
 //!
-//! All of it needs root. Failures are panics, as in any test.
+//! [`fuzz`] holds the fuzz targets. All else needs root. Failures are panics, as in any test.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,6 +14,7 @@
 )]
 
 pub mod cases;
+pub mod fuzz;
 pub mod http;
 pub mod lab;
 pub mod node;
