@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -60,6 +61,17 @@ struct Container {
     address: Ipv4Addr,
     /// Its interface in the host's namespace.
     port: String,
+}
+
+/// How a program ended, and what it said.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Its end.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
 }
 
 /// Names a container: its host's number, and how many the host had before.
@@ -186,6 +198,22 @@ impl Lab {
         );
     }
 
+    /// Waits until a daemon that something else ended is gone, in good order.
+    #[track_caller]
+    pub fn await_end(&mut self, number: usize) {
+        let node = self
+            .host_mut(number)
+            .node
+            .take()
+            .expect("the host runs a daemon");
+        let status = node.await_end();
+        assert!(
+            status.success(),
+            "host {number} ended with {status}:\n{}",
+            node.log()
+        );
+    }
+
     /// Kills a daemon.
     #[track_caller]
     pub fn crash(&mut self, number: usize) {
@@ -216,6 +244,47 @@ impl Lab {
             .node(number)
             .request(&host.place.netns, method, path, body);
         answer.unwrap_or_else(|error| panic!("{method} {path} of host {number}: {error}"))
+    }
+
+    /// Runs a program on a host and waits for its end.
+    #[track_caller]
+    pub fn run(&self, number: usize, mut command: Command) -> Output {
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        self.run_as_it_is(number, command)
+    }
+
+    /// Runs a program on a host with the environment it was given, and waits for its end.
+    #[track_caller]
+    pub fn run_as_it_is(&self, number: usize, mut command: Command) -> Output {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let what = format!("{command:?}");
+        let mut process = self.netns(number).spawn(command).unwrap();
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        thread::scope(|scope| {
+            let errors = process.stderr.take().unwrap();
+            scope.spawn(|| io::read_to_string(errors).map(|text| stderr = text));
+            stdout = io::read_to_string(process.stdout.take().unwrap()).unwrap();
+        });
+        let status = process.wait_timeout(wait::PATIENCE);
+        let status = status.unwrap_or_else(|| panic!("{what} closed its output and stayed"));
+        Output {
+            status,
+            stdout,
+            stderr,
+        }
+    }
+
+    /// Runs a verb of meshctl on a host.
+    #[track_caller]
+    pub fn meshctl(&self, number: usize, args: &[&str]) -> Output {
+        let mut command = Command::new(node::meshctl());
+        command.args(args);
+        self.run(number, command)
     }
 
     /// Lines of `status connections`.

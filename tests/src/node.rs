@@ -157,7 +157,7 @@ impl Node {
         command.args(["--nickname", &nickname, "--http-addr", &HTTP.to_string()]);
         command
             .args(["--log-level", "debug", "--db-prefix"])
-            .arg(state.join("weave"));
+            .arg(Self::db_prefix(directory));
         command
             .env_clear()
             .envs(env::vars_os().filter(|(key, _)| key == "PATH"));
@@ -264,9 +264,19 @@ impl Node {
                 rustix::process::kill_process(pid.unwrap(), Signal::TERM).unwrap();
             }
         }
+        self.await_end()
+    }
+
+    /// Waits for the end that it was asked for.
+    #[track_caller]
+    pub fn await_end(&self) -> ExitStatus {
         let status = self.process.wait_timeout(GRACE);
-        status
-            .unwrap_or_else(|| panic!("{} does not end when asked to:\n{}", self.kind, self.log()))
+        status.unwrap_or_else(|| panic!("{} does not end:\n{}", self.kind, self.log()))
+    }
+
+    /// Where its state is, as the flag `--db-prefix` has it.
+    pub fn db_prefix(directory: &Path) -> PathBuf {
+        directory.join("db/weave")
     }
 
     /// Ends it without a warning, as `kill -9` does.

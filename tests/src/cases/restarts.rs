@@ -83,3 +83,35 @@ pub fn loss(kinds: [Kind; 3], password: Option<&str>) {
     lab.await_full_mesh(&[1, 2, 3]);
     lab.ping_all(&containers, SHORT);
 }
+
+/// A host of a mesh of originals changes over to ours, and back: the containers stay on the bridge,
+/// the peer keeps its name, which is the bridge's address.
+pub fn migration(password: Option<&str>) {
+    let mut lab = Lab::new(3, 1500);
+    let options = |number| Options {
+        name: (number == 3).then(String::new),
+        ..Options::new(password, &(1..number).map(address).collect::<Vec<_>>())
+    };
+    for number in 1..=3 {
+        lab.start(number, Kind::Weaver, &options(number));
+    }
+    lab.await_full_mesh(&[1, 2, 3]);
+    let containers = attach_one_each(&mut lab, &[1, 2, 3]);
+    lab.ping_all(&containers, SHORT);
+    let name = |lab: &Lab| {
+        node::at(&lab.report(3), "/Router/Name")
+            .as_str()
+            .map(str::to_owned)
+    };
+    let before = name(&lab);
+    for kind in [Kind::Meshctl, Kind::Weaver] {
+        lab.stop(3);
+        lab.await_neighbours(1, &["h2"]);
+        lab.start(3, kind, &options(3));
+        lab.await_full_mesh(&[1, 2, 3]);
+        assert_eq!(name(&lab), before, "with {kind}");
+        lab.ping_all(&containers, SHORT);
+        lab.transfer(containers[0], containers[2], TRANSFER);
+        lab.transfer(containers[2], containers[0], TRANSFER);
+    }
+}
