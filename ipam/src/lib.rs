@@ -2,10 +2,12 @@
 //!
 //! Nothing here does IO, reads a clock or draws a random number that was not passed in.
 
+pub mod allocator;
 pub mod paxos;
 pub mod range;
 pub mod ring;
 pub mod space;
+pub mod status;
 pub mod wire;
 
 #[cfg(test)]

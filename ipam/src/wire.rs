@@ -467,4 +467,4 @@ impl Unicast {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -27,6 +27,8 @@ pub struct Merged {
     /// The entries that are now as the other copy had them. If there are none, nobody needs to
     /// hear of the merge.
     pub taken: Vec<Entry>,
+    /// Of these, the ones that have another owner now: as they were, and as they are.
+    pub moved: Vec<(Entry, Entry)>,
 }
 
 /// The other copy is refused. Ours is as before, except that versions of entries of our own that
@@ -91,6 +93,7 @@ struct Walk<'a, B> {
     before: Option<PeerName>,
     result: Vec<Entry>,
     taken: Vec<Entry>,
+    moved: Vec<(Entry, Entry)>,
     raised: Vec<Address>,
 }
 
@@ -104,6 +107,13 @@ impl<B: FnMut(&[Range]) -> bool> Walk<'_, B> {
         self.result.push(entry);
         self.taken.push(entry);
         self.before = None;
+    }
+
+    fn replace(&mut self, mine: Entry, theirs: Entry) {
+        if mine.peer != theirs.peer {
+            self.moved.push((mine, theirs));
+        }
+        self.take(theirs);
     }
 
     fn busy(&mut self, from: Address, to: Address) -> bool {
@@ -141,7 +151,7 @@ impl<B: FnMut(&[Range]) -> bool> Walk<'_, B> {
                 if mine.free >= theirs.free {
                     self.keep(mine);
                 } else {
-                    self.take(theirs);
+                    self.replace(mine, theirs);
                 }
             }
             Ordering::Equal | Ordering::Greater => self.keep(mine),
@@ -161,7 +171,7 @@ impl<B: FnMut(&[Range]) -> bool> Walk<'_, B> {
                         their_version: theirs.version,
                     });
                 }
-                self.take(theirs);
+                self.replace(mine, theirs);
             }
         }
         Ok(())
@@ -220,12 +230,14 @@ impl Ring {
             before: None,
             result: Vec::with_capacity(theirs.entries.len()),
             taken: Vec::new(),
+            moved: Vec::new(),
             raised: Vec::new(),
         };
         let walked = walk.run();
         let Walk {
             mut result,
             taken,
+            moved,
             raised,
             ..
         } = walk;
@@ -271,6 +283,6 @@ impl Ring {
         self.entries = merged.entries;
         self.changed.extend(taken.iter().map(|entry| entry.token));
         self.changed.extend(cut);
-        Ok(Merged { taken })
+        Ok(Merged { taken, moved })
     }
 }

@@ -33,7 +33,7 @@ pub(crate) fn state(value: &Json) -> GossipState {
     }
 }
 
-fn unicast(value: &Json) -> Unicast {
+pub(crate) fn unicast(value: &Json) -> Unicast {
     match value["kind"].as_str().unwrap() {
         "space-request" => Unicast::SpaceRequest(range(value)),
         "space-request-denied" => Unicast::SpaceRequestDenied(range(value)),
