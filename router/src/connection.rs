@@ -239,7 +239,12 @@ impl Connection {
         match self.state {
             State::Closed(_) => {}
             State::Session(_) => self.fail(ConnectionError::HungUp(reason)),
-            _ => self.fail(ConnectionError::HungUpDuringIntroduction(reason)),
+            State::Features(ref codec) if codec.session_key().is_some() => {
+                self.fail(ConnectionError::HungUpOnceSealed(reason));
+            }
+            State::Header | State::Flag | State::Features(_) => {
+                self.fail(ConnectionError::HungUpDuringIntroduction(reason))
+            }
         }
     }
 

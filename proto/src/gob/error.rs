@@ -18,7 +18,7 @@ pub struct Limits {
     pub types: usize,
     /// Fields of all structs defined in one stream.
     pub fields: usize,
-    /// Elements of all slices and pairs of all maps read or skipped by one [`Decoder`].
+    /// Elements of all slices and pairs of all maps read or skipped by one [`Decoder`](super::Decoder).
     pub elements: usize,
 }
 
@@ -92,7 +92,7 @@ pub enum Error {
         /// What the stream has.
         found: Kind,
     },
-    /// A [`MapReader`] was asked for a value without a key before.
+    /// A [`MapReader`](super::MapReader) was asked for a value without a key before.
     #[error("gob: value of a map asked for before its key")]
     NoPair,
     /// The number does not fit the width asked for.

@@ -28,8 +28,8 @@ struct Defined {
     complete: bool,
 }
 
-/// The types that a stream has defined so far. Outlives the [`Decoder`] where a stream arrives
-/// piecemeal.
+/// The types that a stream has defined so far. Outlives the [`Decoder`](super::Decoder) where a
+/// stream arrives piecemeal.
 #[derive(Debug, Clone, Default)]
 pub struct Types {
     defined: BTreeMap<TypeId, Defined>,

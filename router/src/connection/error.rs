@@ -88,6 +88,12 @@ pub enum ConnectionError {
          version, or refuse us for a reason that its log shows)"
     )]
     HungUpDuringIntroduction(String),
+    /// The same after the first sealed message was sent to it: most often it does not open there.
+    #[error(
+        "peer hung up when encryption began: {0} (it probably has another password; \
+         give the same password to all peers)"
+    )]
+    HungUpOnceSealed(String),
 }
 
 impl ConnectionError {

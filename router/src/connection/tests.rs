@@ -428,6 +428,19 @@ fn hanging_up_is_told_apart() {
         pair.alice.close_reason(),
         Some(&ConnectionError::HungUpDuringIntroduction("reset".into()))
     );
+    // With keys agreed on, and no features yet.
+    let mut pair = Pair::new(&with_password(1, "x"), &with_password(2, "y"));
+    for _ in 0..2 {
+        let bytes = transmitted(&mut pair.bob);
+        pair.alice.handle_bytes(&bytes, pair.now);
+        pair.bob
+            .handle_bytes(&transmitted(&mut pair.alice), pair.now);
+    }
+    pair.alice.handle_hangup("reset");
+    assert_eq!(
+        pair.alice.close_reason(),
+        Some(&ConnectionError::HungUpOnceSealed("reset".into()))
+    );
     let mut pair = Pair::joined(&local(1), &local(2));
     pair.alice.handle_hangup("reset");
     assert_eq!(
