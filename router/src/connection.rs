@@ -243,7 +243,7 @@ impl Connection {
                 self.fail(ConnectionError::HungUpOnceSealed(reason));
             }
             State::Header | State::Flag | State::Features(_) => {
-                self.fail(ConnectionError::HungUpDuringIntroduction(reason))
+                self.fail(ConnectionError::HungUpDuringIntroduction(reason));
             }
         }
     }
