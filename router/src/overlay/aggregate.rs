@@ -18,7 +18,7 @@
 //!
 //! Source: Weave data plane, sections 2.1, 2.2, 2.4 and 9 (freedom of the sender).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use proto::PeerName;
 
@@ -38,6 +38,8 @@ use crate::wire::sleeve::{
 #[derive(Debug)]
 pub(crate) struct Envelope {
     link: LinkId,
+    /// Source address of the datagrams, if it is not left to the kernel.
+    from: Option<IpAddr>,
     name: [u8; NAME_LEN],
     key: Option<SessionKey>,
     from_dialler: bool,
@@ -52,9 +54,18 @@ impl Envelope {
     ) -> Self {
         Self {
             link,
+            from: None,
             name: ours.to_bytes(),
             key,
             from_dialler,
+        }
+    }
+
+    /// With this source address.
+    pub(crate) fn sent_from(self, from: IpAddr) -> Self {
+        Self {
+            from: Some(from),
+            ..self
         }
     }
 
@@ -354,6 +365,7 @@ impl Lane {
         }
         outbox.push(Run {
             link: envelope.link,
+            from: envelope.from,
             to,
             df: self.df,
             segment_len: filling.segment_len,

@@ -1,7 +1,7 @@
 //! Datagrams ready to be sent, in pooled buffers.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::LinkId;
 use crate::constants::{MAX_UDP_PAYLOAD, TRANSMIT_POOL_LEN, TRANSMIT_QUEUE_LEN};
@@ -16,6 +16,9 @@ pub struct Transmit<'a> {
     /// The link it belongs to; for
     /// [`handle_too_long`](crate::dataplane::DataPlane::handle_too_long).
     pub link: LinkId,
+    /// Source address: where the neighbour reaches us by TCP, so that hosts with several addresses
+    /// answer from the one they were asked at.
+    pub from: Option<IpAddr>,
     /// Where to.
     pub to: SocketAddr,
     /// Whether routers must not fragment it: set DF on the IP header, else clear it.
@@ -44,6 +47,7 @@ pub(crate) const BUFFER_LEN: usize = MAX_UDP_PAYLOAD;
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) link: LinkId,
+    pub(crate) from: Option<IpAddr>,
     pub(crate) to: SocketAddr,
     pub(crate) df: bool,
     /// Length of the first datagram.
@@ -98,6 +102,7 @@ impl Outbox {
         let run = self.lent.insert(self.ready.pop_front()?);
         Some(Transmit {
             link: run.link,
+            from: run.from,
             to: run.to,
             df: run.df,
             segment_len: (run.len > run.segment_len).then_some(run.segment_len),

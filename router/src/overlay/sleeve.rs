@@ -83,7 +83,8 @@ pub(crate) struct Sleeve {
 impl Sleeve {
     /// Prepares; sends nothing.
     pub(crate) fn new(ours: PeerName, index: u8, config: &LinkConfig) -> Self {
-        let envelope = Envelope::new(config.link, ours, config.key.clone(), config.outbound);
+        let envelope = Envelope::new(config.link, ours, config.key.clone(), config.outbound)
+            .sent_from(config.local.ip());
         Self {
             link: config.link,
             index,
