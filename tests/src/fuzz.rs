@@ -5,15 +5,23 @@
 //! replays the seeds and mutates them from a printed seed, and by the same test with
 //! `MESHCTL_FUZZ_RUNS` for as long as one likes.
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
 
 use proto::gob::{Decoder, Limits};
 use proto::gossip::GossipData;
-use proto::{PeerName, PeerUid, ShortId};
+use proto::{ConnectionUid, PeerName, PeerUid, ShortId};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
+use router::LinkId;
+use router::connection::{Connection, ConnectionEvent, Local, Role};
+use router::crypto::session::Password;
+use router::dataplane::{Command, DataPlane, LinkConfig, OverlayControl};
 use router::topology::{Peers, Routes};
 use router::wire::control::{ControlForm, Message};
+use router::wire::intro::Versions;
 
 /// A target.
 pub type Target = fn(&[u8]);
@@ -25,6 +33,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("topology", topology),
     ("names", names),
     ("ring", ring),
+    ("connection", connection),
+    ("dataplane", dataplane),
 ];
 
 /// Any gob stream.
@@ -93,6 +103,136 @@ pub fn ring(data: &[u8]) {
     let _ = persist::decode_name(data);
     let _ = persist::decode_ring(data);
     let _ = persist::decode_owned(data);
+}
+
+/// What the other end of a control connection says, in pieces. The first byte chooses role, password
+/// and version; what follows comes after a valid header.
+pub fn connection(data: &[u8]) {
+    let Some((choice, rest)) = data.split_first() else {
+        return;
+    };
+    let now = Instant::now();
+    let version = 1 + (choice & 1);
+    let local = Local {
+        name: PeerName::from_bytes([0, 0, 0, 0, 0, 1]),
+        uid: PeerUid(7),
+        nickname: "us".to_owned(),
+        short_id: Some(ShortId(5)),
+        password: if choice & 2 == 0 {
+            None
+        } else {
+            Password::new(*b"secret")
+        },
+        versions: Versions {
+            min: version,
+            max: version,
+        },
+        overlays: vec!["sleeve".to_owned()],
+    };
+    let role = if choice & 4 == 0 {
+        Role::Dialler
+    } else {
+        Role::Acceptor
+    };
+    let mut connection = Connection::new(role, &local, 3, [9; 32], choice & 8 == 0, now);
+    connection.handle_bytes(
+        &Versions {
+            min: version,
+            max: version,
+        }
+        .header(),
+        now,
+    );
+    // Vectors of whole introductions bring a header of their own.
+    let rest = rest
+        .strip_prefix(b"weave")
+        .and_then(|rest| rest.get(2..))
+        .unwrap_or(rest);
+    for piece in rest.chunks(1 + usize::from(choice >> 4) * 97) {
+        connection.handle_bytes(piece, now);
+        while let Some(event) = connection.poll_event() {
+            if matches!(event, ConnectionEvent::Introduced(_)) {
+                connection.admit(now);
+            }
+        }
+        while connection.poll_transmit().is_some() {}
+    }
+}
+
+/// A data engine between a plain and a sealed neighbour: the input as a datagram, behind the name
+/// of either; as a frame of the bridge; and as overlay control.
+pub fn dataplane(data: &[u8]) {
+    let now = Instant::now();
+    let name = |last| PeerName::from_bytes([0, 0, 0, 0, 0, last]);
+    let from: SocketAddr = ([127, 0, 0, 1], 6783).into();
+    let mut rng = StdRng::seed_from_u64(1);
+    let mut peers = Peers::new(name(1), "us", PeerUid(7), ShortId(5));
+    let mut engine = DataPlane::new(name(1), now);
+    let secret = {
+        use router::crypto::session::KeyPair;
+        let password = Password::new(*b"secret").expect("it is not empty");
+        let remote = KeyPair::new([8; 32]).public();
+        KeyPair::new([9; 32])
+            .agree(remote, &password)
+            .expect("a good key")
+    };
+    for (link, key) in [(2, None), (3, Some(secret))] {
+        connect(&mut peers, name(link), from, &mut rng);
+        // Links count once both ends list them.
+        let mut theirs = Peers::new(name(link), "", PeerUid(1), ShortId(link.into()));
+        connect(&mut theirs, name(1), from, &mut rng);
+        let update = theirs.encode([name(link)]);
+        peers
+            .apply(&update, &mut rng)
+            .expect("an update of our own making");
+        let config = LinkConfig {
+            link: LinkId(link.into()),
+            peer: name(link),
+            uid: ConnectionUid(0x0102_0304_0506_0708),
+            outbound: link == 2,
+            local: from,
+            remote: Some(from),
+            key,
+            overlays: vec!["sleeve".to_owned()],
+        };
+        engine.handle_command(Command::AddLink(Box::new(config)), now);
+        engine.handle_command(Command::Confirm(LinkId(link.into())), now);
+    }
+    let routes = Routes::calculate(&peers);
+    assert_eq!(routes.unicast(name(3)), Some(name(3)));
+    engine.handle_command(Command::Routes(Arc::new(routes)), now);
+    for sender in [None, Some(2), Some(3)] {
+        let mut datagram = sender
+            .map(|last| name(last).to_bytes().to_vec())
+            .unwrap_or_default();
+        datagram.extend_from_slice(data);
+        let len = datagram.len();
+        for frame in engine.handle_datagram(from, &mut datagram, now) {
+            assert!(frame.end <= len);
+        }
+    }
+    engine.handle_frame(data, now);
+    if let Some((tag, body)) = data.split_first() {
+        let control = OverlayControl {
+            index: 0,
+            tag: *tag,
+            body: body.to_vec(),
+        };
+        engine.handle_command(Command::Control(LinkId(2), control), now);
+    }
+    engine.handle_too_long(LinkId(3), 1500, now);
+    engine.flush();
+    while engine.poll_transmit().is_some() {}
+    while engine.poll_frame().is_some() {}
+    while engine.poll_event().is_some() {}
+}
+
+fn connect(peers: &mut Peers, to: PeerName, address: SocketAddr, rng: &mut StdRng) {
+    peers
+        .introduce(to, PeerUid(1), "", None, true, rng)
+        .expect("a new peer");
+    peers.add_connection(to, address, true);
+    peers.establish_connection(to);
 }
 
 /// Every string of hex digits under a key `hex` in the golden vectors.
