@@ -108,6 +108,31 @@ impl Place {
     }
 }
 
+/// Two hosts with a veth between them in the place of a switch, which carries IP packets of length
+/// `mtu`. Each has an address and a `rest` of its name, as for [`netns::name_for`].
+pub async fn back_to_back(
+    tag: &str,
+    mtu: u32,
+    hosts: [(Cidr, &str); 2],
+) -> Result<[Place; 2], Error> {
+    let [(first_cidr, first), (second_cidr, second)] = hosts;
+    let (first, second) = (
+        Place::new(tag, first).await?,
+        Place::new(tag, second).await?,
+    );
+    let net = &first.net;
+    net.add_veth(INTERFACE, "far").await?;
+    net.set_mtu(INTERFACE, mtu).await?;
+    net.set_mtu("far", mtu).await?;
+    net.set_namespace("far", second.netns.as_fd(), Some(INTERFACE))
+        .await?;
+    for (host, cidr) in [(&first, first_cidr), (&second, second_cidr)] {
+        host.net.add_address(INTERFACE, cidr).await?;
+        host.net.set_up(INTERFACE).await?;
+    }
+    Ok([first, second])
+}
+
 /// The underlay: a switch that hosts are plugged into.
 #[derive(Debug)]
 pub struct Switch {
@@ -216,6 +241,27 @@ mod tests {
             switch.plug("h2", true).await.unwrap();
             assert!(reaches(2, 1, soon));
         });
+    }
+
+    #[test]
+    fn two_hosts_back_to_back_reach_each_other() {
+        if !may_run() {
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .unwrap();
+        let ends = [
+            (cidr("192.168.8.1/24"), "left"),
+            (cidr("192.168.8.2/24"), "right"),
+        ];
+        let [left, right] = runtime.block_on(back_to_back(TAG, 1400, ends)).unwrap();
+        for (from, to) in [(&left, 2), (&right, 1)] {
+            let to = Ipv4Addr::new(192, 168, 8, to);
+            let answer = from.netns.run(|| ping(to, 3000, Duration::from_secs(60)));
+            assert!(answer.unwrap().is_ok());
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::time::Duration;
 use host::netlink::{Cidr, Netlink};
 use host::netns::{self, Netns};
 use host::probe::{self, Amount, Transferred};
-use host::stage::{Place, Switch};
+use host::stage::{self, Place, Switch};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -39,7 +39,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Lab {
     hosts: Vec<Host>,
-    switch: Switch,
+    /// `None`: two hosts, back to back.
+    switch: Option<Switch>,
     runtime: Runtime,
     directory: PathBuf,
     label: String,
@@ -83,10 +84,42 @@ pub fn address(number: usize) -> Ipv4Addr {
     Ipv4Addr::new(192, 168, 77, u8::try_from(number).unwrap())
 }
 
+fn cidr_of(number: usize) -> Cidr {
+    format!("{}/24", address(number)).parse().unwrap()
+}
+
 impl Lab {
     /// Hosts on a switch with this underlay MTU; no daemons yet.
     #[track_caller]
     pub fn new(hosts: usize, mtu: u32) -> Self {
+        let mut lab = Self::empty();
+        let rest = format!("{}-switch", lab.label);
+        let switch = lab.runtime.block_on(Switch::new(TAG, &rest, mtu)).unwrap();
+        for number in 1..=hosts {
+            let (port, rest) = (format!("h{number}"), lab.host_label(number));
+            let added = switch.add_host(&port, cidr_of(number), &rest);
+            let place = lab.runtime.block_on(added).unwrap();
+            lab.add_host(place);
+        }
+        lab.switch = Some(switch);
+        lab
+    }
+
+    /// Two hosts joined by a veth with this MTU instead of a switch, which would cost time of its
+    /// own: for benchmarks. They can be neither unplugged nor parted.
+    #[track_caller]
+    pub fn back_to_back(mtu: u32) -> Self {
+        let mut lab = Self::empty();
+        let (first, second) = (lab.host_label(1), lab.host_label(2));
+        let ends = [(cidr_of(1), first.as_str()), (cidr_of(2), second.as_str())];
+        let joined = stage::back_to_back(TAG, mtu, ends);
+        let places = lab.runtime.block_on(joined).unwrap();
+        places.into_iter().for_each(|place| lab.add_host(place));
+        lab
+    }
+
+    #[track_caller]
+    fn empty() -> Self {
         static SWEEP: Once = Once::new();
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         SWEEP.call_once(|| drop(netns::remove_stale(TAG)));
@@ -97,30 +130,21 @@ impl Lab {
             .enable_all()
             .build()
             .unwrap();
-        let switch = runtime
-            .block_on(Switch::new(TAG, &format!("{label}-switch"), mtu))
-            .unwrap();
-        let mut lab = Self {
+        Self {
             hosts: Vec::new(),
-            switch,
+            switch: None,
             runtime,
             directory,
             label,
-        };
-        for _ in 0..hosts {
-            lab.add_host();
         }
-        lab
     }
 
-    fn add_host(&mut self) {
+    fn host_label(&self, number: usize) -> String {
+        format!("{}-h{number}", self.label)
+    }
+
+    fn add_host(&mut self, place: Place) {
         let number = self.hosts.len() + 1;
-        let (port, rest) = (format!("h{number}"), format!("{}-h{number}", self.label));
-        let cidr = format!("{}/24", address(number)).parse().unwrap();
-        let place = self
-            .runtime
-            .block_on(self.switch.add_host(&port, cidr, &rest))
-            .unwrap();
         let directory = self.directory.join(format!("h{number}"));
         fs::create_dir_all(&directory).unwrap();
         self.hosts.push(Host {
@@ -129,6 +153,11 @@ impl Lab {
             place,
             directory,
         });
+    }
+
+    #[track_caller]
+    fn switch(&self) -> &Switch {
+        self.switch.as_ref().expect("the hosts are on a switch")
     }
 
     #[track_caller]
@@ -303,7 +332,7 @@ impl Lab {
     #[track_caller]
     pub fn plug(&self, number: usize, plugged: bool) {
         let port = format!("h{number}");
-        let done = self.runtime.block_on(self.switch.plug(&port, plugged));
+        let done = self.runtime.block_on(self.switch().plug(&port, plugged));
         done.unwrap();
     }
 
@@ -312,7 +341,7 @@ impl Lab {
     pub fn part(&self, numbers: &[usize], parted: bool) {
         self.runtime.block_on(async {
             for number in numbers {
-                self.switch
+                self.switch()
                     .set_apart(&format!("h{number}"), parted)
                     .await
                     .unwrap();

@@ -65,6 +65,10 @@ pub struct Options {
     pub resume: bool,
     /// Let the original serve addresses (of this range) and names.
     pub services: Option<String>,
+    /// How much to log; `None`: `debug`.
+    pub log_level: Option<String>,
+    /// Our program to run; `None`: that of [`meshctl`].
+    pub program: Option<PathBuf>,
     /// Anything else, as it stands.
     pub extra: Vec<String>,
 }
@@ -123,7 +127,8 @@ impl Node {
             .unwrap();
         let mut command = match kind {
             Kind::Meshctl => {
-                let mut command = Command::new(meshctl());
+                let program = options.program.as_deref();
+                let mut command = Command::new(program.unwrap_or_else(|| meshctl()));
                 command.arg("launch");
                 command
             }
@@ -155,8 +160,9 @@ impl Node {
             .clone()
             .unwrap_or_else(|| format!("h{number}"));
         command.args(["--nickname", &nickname, "--http-addr", &HTTP.to_string()]);
+        let log_level = options.log_level.as_deref().unwrap_or("debug");
         command
-            .args(["--log-level", "debug", "--db-prefix"])
+            .args(["--log-level", log_level, "--db-prefix"])
             .arg(Self::db_prefix(directory));
         command
             .env_clear()
