@@ -87,11 +87,11 @@ pub struct OwnConnection {
 
 /// An address at which some peer sees another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sighting<'a> {
+pub struct Sighting {
     /// The peer that was seen.
     pub peer: PeerName,
-    /// Its address as listed, normally `ip:port`.
-    pub address: &'a str,
+    /// Its address as listed.
+    pub address: SocketAddr,
     /// Whether the peer that lists it dialled that address. If not, its port means nothing.
     pub outbound: bool,
 }
@@ -434,10 +434,10 @@ impl Connector {
     /// Looks again at which addresses are worth dialling, and dials those that are due. `own` are
     /// our connections; `sightings` where other peers see peers, best without those to whom we are
     /// connected.
-    pub fn survey<'a>(
+    pub fn survey(
         &mut self,
         own: &[OwnConnection],
-        sightings: impl IntoIterator<Item = Sighting<'a>>,
+        sightings: impl IntoIterator<Item = Sighting>,
         now: Instant,
     ) {
         self.needs_survey = false;
@@ -519,8 +519,8 @@ impl Connector {
     }
 
     /// Where to dial the peer of a sighting.
-    fn dialable(&self, sighting: Sighting<'_>) -> Option<SocketAddr> {
-        let listed = canonical(sighting.address.parse().ok()?);
+    fn dialable(&self, sighting: Sighting) -> Option<SocketAddr> {
+        let listed = canonical(sighting.address);
         let port = if sighting.outbound {
             listed.port()
         } else {
