@@ -318,7 +318,9 @@ impl Connection {
 
     fn fail(&mut self, error: ConnectionError) {
         self.input = Input::default();
-        self.transmits.clear();
+        if let State::Session(_) = self.state {
+            self.transmits.clear();
+        } // else the other end should still hear what it may find wrong itself
         self.events
             .push_back(ConnectionEvent::Closed(error.clone()));
         self.state = State::Closed(error);

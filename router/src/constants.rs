@@ -103,6 +103,12 @@ pub const BATCH_LEN: usize = 64;
 /// Dials under way at once; further targets wait for one of them to end. Bounds sockets and
 /// handshakes when many addresses fall due together.
 pub const MAX_DIALS: usize = 64;
+/// A dial that got no answer for this long is given up; the kernel would wait for two minutes, and
+/// the slot is needed for others.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Gossip to be passed on that waits for a calculation of routes, in bytes received; with more, the
+/// calculation is done at once.
+pub const MAX_WAITING_RELAY_LEN: usize = 16 * 1024 * 1024;
 /// Addresses to keep track of as possible peers. A mesh has at most 4096 peers with a short id;
 /// this leaves room for two addresses of each.
 pub const MAX_TARGETS: usize = 8192;

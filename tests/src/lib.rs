@@ -18,6 +18,7 @@ pub mod fuzz;
 pub mod http;
 pub mod lab;
 pub mod node;
+pub mod sim;
 pub mod units;
 pub mod wait;
 

@@ -313,9 +313,10 @@ fn bad_introductions_are_refused() {
     let header = |bytes: &[u8]| {
         let mut end = Connection::new(Role::Acceptor, &local(2), 6, BOB_SECRET, false, now);
         end.handle_bytes(bytes, now);
-        // A refused connection sends nothing more and stays as it is.
-        assert!(end.poll_transmit().is_none() && end.poll_timeout().is_none());
+        // A refused connection sends what it had to say, no more, and stays as it is.
+        assert_eq!(end.poll_transmit().as_deref(), Some(&b"weave\x01\x02"[..]));
         end.handle_bytes(b"weave\x01\x02", now);
+        assert!(end.poll_transmit().is_none() && end.poll_timeout().is_none());
         end.close_reason().expect("refused").clone()
     };
     assert_eq!(

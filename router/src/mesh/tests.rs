@@ -1,0 +1,1 @@
+//! Control engines against each other, without IO.
