@@ -33,9 +33,13 @@ mod sysctl;
 #[cfg(test)]
 mod tests;
 
-/// MTU of a bridge that carries sleeve only: the overlay finds the MTU of each path itself and
-/// answers what is too long, so the bridge must not be in the way.
-pub const BRIDGE_MTU: u32 = 65535;
+/// Largest MTU of the overlay's bridge, and what it gets if nothing else is asked for: the overlay
+/// finds the MTU of each path itself and tells senders, so the bridge must not be in the way.
+///
+/// The original has 65535. A TAP device takes 14 bytes less, and a bridge drops silently what a port
+/// does not take: a TCP connection between two interfaces of 65535 would never learn why its first
+/// long segment got lost.
+pub const BRIDGE_MTU: u32 = 65535 - 14;
 
 /// Why a network device, address or route is not as asked for. Earlier steps of the same call may
 /// have been done; repeating the call is safe.
@@ -252,8 +256,9 @@ impl Netlink {
     /// Makes sure there is a bridge of this name, and returns it. It is not set up yet.
     ///
     /// `mac` and `mtu` are enforced on an existing bridge as well; without them it keeps its own,
-    /// and a new one gets a random address and [`BRIDGE_MTU`]. Either way both stay as they are
-    /// when ports come and go. Ports, addresses and all other settings are left alone.
+    /// and a new one gets a random address and [`BRIDGE_MTU`], which is also the most that it can
+    /// get. Either way both stay as they are when ports come and go. Ports, addresses and all other
+    /// settings are left alone.
     pub async fn ensure_bridge(
         &self,
         name: &str,
@@ -274,7 +279,7 @@ impl Netlink {
             self.set_mac(name, mac).await?;
         }
         if let Some(mtu) = mtu.or(created.then_some(BRIDGE_MTU)) {
-            self.set_mtu(name, mtu).await?;
+            self.set_mtu(name, mtu.min(BRIDGE_MTU)).await?;
         }
         self.existing(name).await
     }
@@ -295,7 +300,8 @@ impl Netlink {
     }
 
     /// Makes a device a port of a bridge, as wide as it goes up to the bridge's own MTU, and sets
-    /// it up. The bridge keeps its MTU.
+    /// it up. The bridge keeps its MTU, unless the device cannot have as much: then the bridge gets
+    /// what the device has, since it would drop what is longer without a word.
     pub async fn add_port(&self, bridge: &str, port: &str) -> Result<()> {
         let master = self.existing(bridge).await?;
         if master.kind != LinkKind::Bridge {
@@ -311,8 +317,17 @@ impl Netlink {
         }
         self.set_up(port).await?;
         // A bridge whose MTU nobody ever set has just taken that of its narrowest port.
-        if self.existing(bridge).await?.mtu != master.mtu {
-            self.set_mtu(bridge, master.mtu).await?;
+        if self.existing(bridge).await?.mtu != mtu {
+            if mtu < master.mtu {
+                tracing::warn!(
+                    bridge,
+                    port,
+                    mtu,
+                    "the bridge's MTU is lowered to what the port can take; interfaces of containers \
+                     must not have more"
+                );
+            }
+            self.set_mtu(bridge, mtu).await?;
         }
         Ok(())
     }

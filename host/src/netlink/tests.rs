@@ -128,6 +128,14 @@ fn bridge_is_made_once_and_keeps_its_mac_and_mtu() {
 }
 
 #[test]
+fn bridge_gets_no_larger_mtu_than_its_tap_can_take() {
+    isolated(async |netlink: Netlink| {
+        let bridge = netlink.ensure_bridge("weave", None, Some(65535)).await;
+        assert_eq!(bridge.unwrap().mtu, BRIDGE_MTU);
+    });
+}
+
+#[test]
 fn bridge_without_a_given_mac_keeps_its_random_one() {
     isolated(async |netlink: Netlink| {
         let bridge = netlink.ensure_bridge("weave", None, None).await.unwrap();
@@ -141,7 +149,7 @@ fn bridge_without_a_given_mac_keeps_its_random_one() {
         let port = netlink.existing("a").await.unwrap();
         assert_eq!(
             (port.master, port.mtu, port.up),
-            (Some(bridge.index), 65535, true)
+            (Some(bridge.index), BRIDGE_MTU, true)
         );
         assert_eq!(port.kind, LinkKind::Veth);
         netlink.add_port("weave", "a").await.unwrap();
