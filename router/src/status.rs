@@ -128,7 +128,7 @@ pub struct MacStatus {
     pub mac: MacAddr,
     /// The peer behind it.
     pub peer: PeerName,
-    /// Seconds since it was last seen, in steps of a minute.
+    /// Seconds since it was last seen, in steps of one.
     pub age: f64,
 }
 

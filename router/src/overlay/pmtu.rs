@@ -217,6 +217,36 @@ mod tests {
     }
 
     #[test]
+    fn arithmetic_vectors() {
+        let mut checked = 0;
+        for vector in crate::testing::vectors("sleeve_special.json") {
+            let Some(path_mtu) = vector["inputs"]["underlay_pmtu"].as_u64() else {
+                continue;
+            };
+            let path_mtu = u16::try_from(path_mtu).unwrap();
+            let meaning = &vector["meaning"];
+            for (header_len, overhead, candidate) in [
+                (PLAIN_HEADER_LEN, "overhead_plain", "first_candidate_plain"),
+                (
+                    SEALED_HEADER_LEN,
+                    "overhead_encrypted",
+                    "first_candidate_encrypted",
+                ),
+            ] {
+                let mut pmtu = Pmtu::new(header_len);
+                assert_eq!(meaning[overhead], pmtu.overhead);
+                let Action::Test(first) = pmtu.handle_too_long(path_mtu, Instant::now()) else {
+                    panic!("no test");
+                };
+                assert_eq!(meaning[candidate], first);
+                assert_eq!(meaning["max_udp_payload"], pmtu.max_payload());
+            }
+            checked += 1;
+        }
+        assert_eq!(checked, 5);
+    }
+
+    #[test]
     fn the_recorded_searches() {
         // Plain, path MTU 1500: answered at once.
         let now = Instant::now();

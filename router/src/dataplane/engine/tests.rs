@@ -1,3 +1,5 @@
 mod frames;
+mod hostile;
 mod links;
 mod net;
+mod recorded;
