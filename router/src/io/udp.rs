@@ -14,6 +14,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::connect_unspec;
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, ip_mtu, set_ip_mtu_discover, set_socket_recv_buffer_size_force,
     set_socket_send_buffer_size_force,
@@ -89,6 +90,9 @@ pub struct UdpSocket {
     gso: bool,
     /// Whether IP_MTU_DISCOVER is DO; else it is DONT.
     df: bool,
+    /// Asks for the MTU of paths. It is opened in time because a socket stays in the network
+    /// namespace of the thread that opened it.
+    scout: Socket,
     buffers: Box<[u8]>,
 }
 
@@ -121,6 +125,7 @@ impl UdpSocket {
             address: bound.ok_or_else(|| io::Error::other("bound to no IPv4 address"))?,
             gso: gso.is_ok(),
             df: true,
+            scout: Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?,
             buffers: vec![0; sys::RECEIVE_COUNT * sys::RECEIVE_LEN].into_boxed_slice(),
         })
     }
@@ -248,7 +253,9 @@ impl UdpSocket {
                 Err(error) if run.df && error.raw_os_error() == Some(libc::EMSGSIZE) => {
                     let len = rest.len().min(run.segment_len);
                     outcome.too_long += 1;
-                    outcome.path_mtu = outcome.path_mtu.or_else(|| Some(path_mtu(run, len)));
+                    outcome.path_mtu = outcome
+                        .path_mtu
+                        .or_else(|| Some(self.path_mtu(run.to, len)));
                     1
                 }
                 Err(error) => {
@@ -261,6 +268,21 @@ impl UdpSocket {
                 .get(done * run.segment_len.max(1)..)
                 .unwrap_or_default();
         }
+    }
+
+    /// The MTU of the path, headers included, after the kernel refused a datagram of this length.
+    fn path_mtu(&self, to: SocketAddrV4, datagram_len: usize) -> u16 {
+        // It belongs to the route to one destination, so it takes a connected socket to ask. The
+        // source address stays from one connect to the next, unless that is undone.
+        let ask = || -> io::Result<u32> {
+            connect_unspec(&self.scout)?;
+            self.scout.connect(&SocketAddr::V4(to).into())?;
+            Ok(ip_mtu(&self.scout)?)
+        };
+        // The path may have become wider in between; this datagram was too long all the same.
+        let below_refused = (datagram_len + HEADERS_LEN).saturating_sub(1);
+        let mtu = ask().map_or(below_refused, |mtu| below_refused.min(mtu as usize));
+        u16::try_from(mtu).unwrap_or(u16::MAX)
     }
 
     /// Waits a little for room in the kernel's buffer.
@@ -303,21 +325,4 @@ fn is_full(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM)
     )
-}
-
-/// The MTU of the path, headers included, after the kernel refused a datagram of this length.
-fn path_mtu(run: &Run<'_>, datagram_len: usize) -> u16 {
-    // It belongs to the route to one destination, so it takes a connected socket to ask.
-    let ask = || -> io::Result<u32> {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-        if let Some(from) = run.from {
-            socket.bind(&SocketAddr::from((from, 0)).into())?;
-        }
-        socket.connect(&SocketAddr::V4(run.to).into())?;
-        Ok(ip_mtu(&socket)?)
-    };
-    // The path may have become wider in between; this datagram was too long all the same.
-    let below_refused = (datagram_len + HEADERS_LEN).saturating_sub(1);
-    let mtu = ask().map_or(below_refused, |mtu| below_refused.min(mtu as usize));
-    u16::try_from(mtu).unwrap_or(u16::MAX)
 }
