@@ -4,33 +4,50 @@
 #![cfg(feature = "io")]
 #![expect(clippy::unwrap_used, reason = "where the set-up fails the test fails")]
 
-use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use host::netlink::{BRIDGE_MTU, Netlink};
 use host::netns::{Netns, name_for};
+use proto::PeerName;
+use router::constants::{CONN_LIMIT, PORT};
+use router::crypto::session::Password;
 use router::io::tap::{MAX_FRAME_LEN, Tap, TapDevice, TapError};
 use router::io::udp::{Run, Sent, UdpSocket};
+use router::io::{Router, RouterConfig};
+use router::mesh::MeshConfig;
+use router::wire::intro::Versions;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+/// A new network namespace, where one can be made.
+fn namespace(name: &str) -> Option<Netns> {
+    let created = Netns::create(&name_for("kernel", name));
+    created
+        .inspect_err(|error| eprintln!("skipped: {error}"))
+        .ok()
+}
 
 /// Runs `test` on a runtime whose only thread is in a new network namespace.
-fn isolated<F: Future<Output = ()>>(name: &str, test: impl FnOnce(Netlink) -> F + Send) {
-    let namespace = match Netns::create(&name_for("kernel", name)) {
-        Ok(namespace) => namespace,
-        Err(error) => {
-            eprintln!("skipped: {error}");
-            return;
-        }
-    };
-    let inside = || {
+fn isolated(name: &str, test: impl AsyncFnOnce(Netlink) + Send) {
+    if let Some(namespace) = namespace(name) {
+        inside(&namespace, test);
+    }
+}
+
+/// Runs `test` on a runtime whose only thread is in `namespace`.
+fn inside<T: Send>(namespace: &Netns, test: impl AsyncFnOnce(Netlink) -> T + Send) -> T {
+    let on_runtime = || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(async { test(Netlink::current().unwrap()).await });
+        runtime.block_on(async { test(Netlink::current().unwrap()).await })
     };
-    namespace.run(inside).unwrap();
+    namespace.run(on_runtime).unwrap()
 }
 
 /// Waits until a descriptor is readable; fails the test when that takes too long.
@@ -214,4 +231,118 @@ fn deleted_or_downed_tap_is_noticed() {
             "{gone:?}"
         );
     });
+}
+
+/// Bytes that TCP carries through the overlay and back.
+const TRANSFER_LEN: usize = 8 << 20;
+
+/// Two whole routers, hosts of their own, with an underlay between them that is narrower than the
+/// bridges: TCP from bridge to bridge finds out how long its segments may be, and goes on.
+#[test]
+fn tcp_crosses_two_routers() {
+    let (Some(left), Some(right)) = (namespace("left"), namespace("right")) else {
+        return;
+    };
+    let underlay = async |netlink: Netlink| {
+        netlink.add_veth("eth0", "far").await.unwrap();
+        netlink
+            .set_namespace("far", right.as_fd(), Some("eth0"))
+            .await
+            .unwrap();
+    };
+    inside(&left, underlay);
+    let (left_ready, right_waits) = tokio::sync::oneshot::channel();
+    let (right_ends, left_waits) = tokio::sync::oneshot::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            inside(&left, async |netlink: Netlink| {
+                let router = host(&netlink, 1).await;
+                let listener = TcpListener::bind("10.9.0.1:1234").await.unwrap();
+                left_ready.send(()).unwrap();
+                let (mut stream, _) = patiently(listener.accept()).await.unwrap();
+                let mut bytes = vec![0; TRANSFER_LEN];
+                patiently(stream.read_exact(&mut bytes)).await.unwrap();
+                patiently(stream.write_all(&bytes)).await.unwrap();
+                let _ = left_waits.await;
+                router.handle().shutdown().await;
+                // The device goes with the router, the bridge stays.
+                assert_eq!(netlink.link("tap").await.unwrap(), None);
+                assert!(netlink.existing("weave").await.unwrap().up);
+            });
+        });
+        inside(&right, async |netlink: Netlink| {
+            let router = host(&netlink, 2).await;
+            patiently(right_waits).await.unwrap();
+            let handle = router.handle();
+            handle
+                .connect(vec!["10.8.0.1".to_owned()], false)
+                .await
+                .unwrap();
+            // Its first tries go nowhere, until the routers have met.
+            let mut stream = patiently(TcpStream::connect("10.9.0.1:1234"))
+                .await
+                .unwrap();
+            let sent: Vec<u8> = (0..=250).cycle().take(TRANSFER_LEN).collect();
+            let mut echo = vec![0; TRANSFER_LEN];
+            patiently(stream.write_all(&sent)).await.unwrap();
+            patiently(stream.read_exact(&mut echo)).await.unwrap();
+            assert!(echo == sent, "changed on the way");
+
+            let status = handle.status().await.unwrap();
+            let [link] = status.data.links.as_slice() else {
+                panic!("{status:#?}");
+            };
+            // 1400 less the headers: IP, UDP, sealed packet, record, Ethernet.
+            assert_eq!(
+                (link.mtu, link.encrypted, link.fragments),
+                (1400 - 86, true, true)
+            );
+            assert!(link.traffic.tx_bytes > TRANSFER_LEN as u64);
+            handle.shutdown().await;
+            drop(right_ends);
+        });
+    });
+}
+
+/// Fails the test when something takes too long.
+async fn patiently<T>(work: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(60), work).await.unwrap()
+}
+
+/// A host with an underlay address, a bridge with an address, and a router.
+async fn host(netlink: &Netlink, number: u8) -> Router {
+    netlink.set_mtu("eth0", 1400).await.unwrap();
+    netlink.ensure_bridge("weave", None, None).await.unwrap();
+    let address = |text: String| text.parse().unwrap();
+    netlink
+        .add_address("eth0", address(format!("10.8.0.{number}/24")))
+        .await
+        .unwrap();
+    netlink
+        .add_address("weave", address(format!("10.9.0.{number}/24")))
+        .await
+        .unwrap();
+    for device in ["lo", "eth0", "weave"] {
+        netlink.set_up(device).await.unwrap();
+    }
+    let tap = Tap::open("tap").unwrap();
+    netlink.add_port("weave", "tap").await.unwrap();
+    let config = RouterConfig {
+        mesh: MeshConfig {
+            name: PeerName::from_u64(number.into()).unwrap(),
+            nickname: format!("host{number}"),
+            password: Password::new(*b"secret"),
+            versions: Versions::default(),
+            overlays: vec!["sleeve".to_owned()],
+            port: PORT,
+            discovery: true,
+            conn_limit: CONN_LIMIT,
+            trusted_subnets: Vec::new(),
+        },
+        bind: Ipv4Addr::UNSPECIFIED,
+        device: Some(Box::new(tap)),
+        channels: Vec::new(),
+        seed: [number; 32],
+    };
+    Router::start(config).unwrap()
 }
