@@ -90,8 +90,8 @@ pub const PACKET_RECORDS: usize = 100;
 /// Runs that may wait to be sent, each with a buffer of 64 KB. The IO side takes them after every
 /// frame or datagram, so this only fills when it does not.
 pub const TRANSMIT_QUEUE_LEN: usize = 512;
-/// Buffers kept for reuse when nothing waits. Two per busy neighbour are in use at a time.
-pub const TRANSMIT_POOL_LEN: usize = 32;
+/// Buffers kept for reuse when nothing waits: a batch in which no two frames share a run.
+pub const TRANSMIT_POOL_LEN: usize = BATCH_LEN;
 /// Own frames that may wait for the local bridge.
 pub const INJECT_QUEUE_LEN: usize = 64;
 /// Answers to a neighbour's tests that may wait to go to the control half. An honest neighbour has
