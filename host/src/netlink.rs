@@ -96,6 +96,23 @@ impl Cidr {
         address: IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)),
         prefix_len: 4,
     };
+
+    /// The network: the same with all host bits zero.
+    #[must_use]
+    pub fn masked(&self) -> Self {
+        let len = u32::from(self.prefix_len);
+        let address = match self.address {
+            IpAddr::V4(address) => {
+                let mask = u32::MAX.checked_shl(32 - len.min(32)).unwrap_or(0);
+                IpAddr::V4((address.to_bits() & mask).into())
+            }
+            IpAddr::V6(address) => {
+                let mask = u128::MAX.checked_shl(128 - len.min(128)).unwrap_or(0);
+                IpAddr::V6((address.to_bits() & mask).into())
+            }
+        };
+        Self { address, ..*self }
+    }
 }
 
 impl fmt::Display for Cidr {

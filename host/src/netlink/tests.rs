@@ -46,6 +46,20 @@ fn cidr(text: &str) -> Cidr {
 const MAC: MacAddr = MacAddr([0x7a, 0x9f, 0xeb, 0xb6, 0x0c, 0x6e]);
 
 #[test]
+fn masks_cut_the_host_bits() {
+    for (given, network) in [
+        ("10.2.0.1/16", "10.2.0.0/16"),
+        ("10.2.3.4/32", "10.2.3.4/32"),
+        ("10.2.3.4/0", "0.0.0.0/0"),
+        ("fe80::1:2/64", "fe80::/64"),
+        ("fe80::1/128", "fe80::1/128"),
+        ("fe80::1/0", "::/0"),
+    ] {
+        assert_eq!(cidr(given).masked(), cidr(network), "{given}");
+    }
+}
+
+#[test]
 fn cidr_text_round_trips() {
     for text in [
         "10.32.0.1/12",
