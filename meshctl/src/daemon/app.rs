@@ -1,0 +1,363 @@
+//! The life of the daemon: what starts in which order, and how it ends.
+//!
+//! Up: name, listeners of the API, bridge and TAP device, router, API, "ready". What can fail
+//! because the user asked for something impossible comes first, before anything is changed.
+//! Down: router (which closes connections, sockets and the TAP device), state, listeners. The bridge
+//! stays, unless it was `reset` that ended it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use host::netlink::Netlink;
+use proto::PeerName;
+use rand::TryRng as _;
+use rand::rngs::SysRng;
+use router::io::tap::{Tap, TapDevice};
+use router::io::{Router, RouterConfig};
+use router::mesh::{MeshConfig, SLEEVE};
+use router::wire::intro::Versions;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::adapter::{Adapter, sort_out};
+use super::admin::guard::Guard;
+use super::admin::server::{Listener, serve};
+use super::admin::{self, Admin, Stop};
+use super::config::{Config, Peers};
+use super::control::Control as _;
+use super::peers::{self, Beginning, Keeper};
+use super::store::Store;
+use super::{bridge, identity, log, notify};
+use crate::cli::to_json;
+use crate::report::Facts;
+
+/// Threads that serve the control half and the API.
+const THREADS: usize = 2;
+/// The router says goodbye to its neighbours in less.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Runs the daemon until it is told to end.
+pub fn run(config: Config, store: Store) -> anyhow::Result<()> {
+    log::start(config.logging);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let result = runtime.block_on(live(config, store));
+    // A look-up of a name may still be waiting for an answer that nobody needs.
+    runtime.shutdown_background();
+    result
+}
+
+async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    tracing::info!("meshctl {}", env!("CARGO_PKG_VERSION"));
+    announce(&config);
+    let identity = identity::determine(&config.identity, &store).await?;
+    let nickname = config.nickname.take().unwrap_or_else(host_name);
+    tracing::info!(
+        "Our name is {}({nickname}), {}",
+        identity.name,
+        identity.origin
+    );
+    let beginning = begin(&config, &store)?;
+
+    let listeners = Listeners::bind(&config).await?;
+    let (device, tap) = match &config.bridge {
+        Some(name) => {
+            let (device, tap) = Underside::make(name, identity.name, config.mtu).await?;
+            (Some(device), Some(tap))
+        }
+        None => (None, None),
+    };
+    let mut router = start(&mut config, identity.name, &nickname, tap)?;
+    let handle = router.handle();
+    store.set_launch_options(&config.launch_options)?;
+    // What cannot be dialled has been sorted out.
+    handle
+        .connect(beginning.record.targets.clone(), false)
+        .await?;
+    let state = store.path().display().to_string();
+    let keeper = Arc::new(Keeper::new(store, beginning.record)?);
+
+    let control = Arc::new(Adapter::new(handle.clone(), keeper.clone()));
+    let (stop, mut stopped) = mpsc::channel(1);
+    let facts = Facts {
+        ready: false,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        interface: device
+            .as_ref()
+            .map_or_else(String::new, Underside::describe),
+        pid: std::process::id(),
+        bridge: config.bridge.clone().unwrap_or_default(),
+        state,
+    };
+    let admin = Admin::new(control.clone(), facts, stop);
+    let end = CancellationToken::new();
+    let serving = listeners.serve(&admin, &nickname, &end);
+    admin.set_ready(true);
+    tracing::info!("ready");
+    notify::ready();
+
+    let mut beat = interval(notify::interval());
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let outcome = loop {
+        tokio::select! {
+            Some(stop) = stopped.recv() => break Ok(Some(stop)),
+            signal = signals.next() => match signal {
+                Sign::End(name) => {
+                    tracing::info!("{name}: ending");
+                    break Ok(None);
+                }
+                Sign::Show => show(&admin).await,
+            },
+            reason = router.failed() => break Err(anyhow!("the router has failed: {reason}")),
+            _ = beat.tick() => {
+                // No beat while the router does not answer: systemd's watchdog is to notice.
+                if let Ok(Ok(status)) = timeout(notify::interval(), control.status()).await {
+                    notify::alive(&status);
+                }
+                if let Some(device) = &device {
+                    device.look_after().await;
+                }
+            }
+        }
+    };
+
+    admin.set_ready(false);
+    notify::stopping();
+    if timeout(SHUTDOWN_TIMEOUT, handle.shutdown()).await.is_err() {
+        tracing::error!("the router does not end; leaving it behind");
+    }
+    let store = keeper.close(matches!(outcome, Ok(Some(_))))?;
+    if let Ok(Some(Stop::Reset)) = outcome {
+        if let Some(name) = &config.bridge {
+            bridge::remove(name).await?;
+        }
+        if let Some(store) = store {
+            store.destroy()?;
+        }
+        tracing::info!("bridge and state are removed");
+    } else {
+        drop(store);
+    }
+    // Whoever waits for our end sees it by this.
+    end.cancel();
+    serving.join_all().await;
+    outcome.map(drop)
+}
+
+/// Logs what the user asked for.
+fn announce(config: &Config) {
+    let mut options = config.launch_options.clone();
+    if config.password.is_some() {
+        options.push("password=<redacted>".to_owned());
+    }
+    tracing::info!("Command line options: [{}]", options.join(" "));
+    for note in &config.notes {
+        tracing::info!("{note}");
+    }
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    if config.password.is_some() {
+        tracing::info!("Communication between peers via untrusted networks is encrypted.");
+    } else {
+        tracing::info!("Communication between peers is unencrypted.");
+    }
+}
+
+/// The direct peers to begin with; those on the command line must all make sense.
+fn begin(config: &Config, store: &Store) -> anyhow::Result<Beginning> {
+    let mut beginning = peers::begin(&config.peers, store.peers()?);
+    let list = beginning.record.targets.join(" ");
+    if beginning.resumed {
+        tracing::info!("Restart/resume detected - using persisted peer list: [{list}]");
+    } else {
+        tracing::info!("Launch detected - using supplied peer list: [{list}]");
+    }
+    let (good, bad) = sort_out(std::mem::take(&mut beginning.record.targets));
+    beginning.record.targets = good;
+    match (&config.peers, beginning.resumed) {
+        (Peers::Given(_), false) if !bad.is_empty() => Err(anyhow!(bad.join("\n"))),
+        _ => {
+            for error in bad {
+                tracing::warn!("a stored peer is left out: {error}");
+            }
+            Ok(beginning)
+        }
+    }
+}
+
+fn start(
+    config: &mut Config,
+    name: PeerName,
+    nickname: &str,
+    tap: Option<Tap>,
+) -> anyhow::Result<Router> {
+    let mut seed = [0; 32];
+    SysRng
+        .try_fill_bytes(&mut seed)
+        .context("the kernel gives no random numbers")?;
+    let router = Router::start(RouterConfig {
+        mesh: MeshConfig {
+            name,
+            nickname: nickname.to_owned(),
+            password: config.password.take(),
+            versions: Versions {
+                min: config.min_protocol,
+                ..Versions::default()
+            },
+            overlays: vec![SLEEVE.to_owned()],
+            port: config.port,
+            discovery: config.discovery,
+            conn_limit: config.conn_limit,
+            trusted_subnets: std::mem::take(&mut config.trusted_subnets),
+        },
+        bind: config.bind,
+        device: tap.map(|tap| Box::new(tap) as Box<dyn TapDevice>),
+        channels: Vec::new(),
+        seed,
+    })?;
+    Ok(router)
+}
+
+fn host_name() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().into_owned()
+}
+
+/// Logs all there is to know, as the original's dump on SIGQUIT did for its own developers.
+async fn show(admin: &Admin) {
+    match admin.report().await {
+        Ok(report) => match to_json(&report) {
+            Ok(json) => json.lines().for_each(|line| tracing::info!("{line}")),
+            Err(error) => tracing::error!(%error, "cannot show the report"),
+        },
+        Err(error) => tracing::error!("{error}"),
+    }
+}
+
+/// The signals that matter.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    quit: Signal,
+}
+
+/// What a signal asks for.
+enum Sign {
+    /// To end; with the name of the signal.
+    End(&'static str),
+    /// To log the report.
+    Show,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    /// Waits for the next one.
+    async fn next(&mut self) -> Sign {
+        tokio::select! {
+            _ = self.interrupt.recv() => Sign::End("SIGINT"),
+            _ = self.terminate.recv() => Sign::End("SIGTERM"),
+            _ = self.hangup.recv() => Sign::End("SIGHUP"),
+            _ = self.quit.recv() => Sign::Show,
+        }
+    }
+}
+
+/// Where the API is served.
+struct Listeners {
+    control: Option<Listener>,
+    status: Option<Listener>,
+    metrics: Option<Listener>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self {
+            control: Listener::bind(&config.http, "--http-addr").await?,
+            status: Listener::bind(&config.status, "--status-addr").await?,
+            metrics: Listener::bind(&config.metrics, "--metrics-addr").await?,
+        })
+    }
+
+    fn serve(self, admin: &Arc<Admin>, nickname: &str, end: &CancellationToken) -> JoinSet<()> {
+        let mut serving = JoinSet::new();
+        if let Some(listener) = self.control {
+            let guard = Guard::new([host_name(), nickname.to_owned()], listener.is_unix());
+            let router = admin::control(admin.clone(), guard);
+            serving.spawn(serve(listener, router, end.clone()));
+        }
+        if let Some(listener) = self.status {
+            serving.spawn(serve(listener, admin::status(admin.clone()), end.clone()));
+        }
+        if let Some(listener) = self.metrics {
+            serving.spawn(serve(listener, admin::metrics(admin.clone()), end.clone()));
+        }
+        serving
+    }
+}
+
+/// The bridge, and the TAP device on it.
+struct Underside {
+    netlink: Netlink,
+    bridge: String,
+    tap: String,
+    peer: PeerName,
+    mtu: Option<u32>,
+}
+
+impl Underside {
+    async fn make(bridge: &str, peer: PeerName, mtu: Option<u32>) -> anyhow::Result<(Self, Tap)> {
+        let netlink = Netlink::current().context("cannot speak with the kernel")?;
+        bridge::ensure(&netlink, bridge, peer, mtu).await?;
+        let tap = Tap::open(&bridge::tap_name(bridge))?;
+        let name = tap.name().to_owned();
+        netlink.add_port(bridge, &name).await?;
+        let made = Self {
+            netlink,
+            bridge: bridge.to_owned(),
+            tap: name,
+            peer,
+            mtu,
+        };
+        Ok((made, tap))
+    }
+
+    /// As the original names the device that it captures from.
+    fn describe(&self) -> String {
+        format!("{} (via TAP)", self.tap)
+    }
+
+    /// Makes the bridge again if somebody has removed it.
+    async fn look_after(&self) {
+        let repair = async {
+            if bridge::holds(&self.netlink, &self.bridge, &self.tap).await? {
+                return anyhow::Ok(());
+            }
+            tracing::warn!("bridge {} is gone or down: making it again", self.bridge);
+            bridge::ensure(&self.netlink, &self.bridge, self.peer, self.mtu).await?;
+            self.netlink.add_port(&self.bridge, &self.tap).await?;
+            Ok(())
+        };
+        if let Err(error) = repair.await {
+            tracing::error!("cannot look after bridge {}: {error:#}", self.bridge);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What the daemon is told to do, checked.
+
+use std::net::Ipv4Addr;
+
+use clap::ValueEnum;
+use router::crypto::session::Password;
+use router::mesh::Subnet;
+
+use super::identity::Sources;
+use crate::address::Address;
+
+/// Everything that `launch` decides.
+#[derive(Debug)]
+pub struct Config {
+    /// Address of the sockets of the mesh; unspecified: all.
+    pub bind: Ipv4Addr,
+    /// Port of the mesh, TCP and UDP: 1 to 65535.
+    pub port: u16,
+    /// Lowest protocol version spoken: 1 or 2.
+    pub min_protocol: u8,
+    /// Where the own name comes from.
+    pub identity: Sources,
+    /// Own nickname; `None`: the host name.
+    pub nickname: Option<String>,
+    /// Password of the mesh.
+    pub password: Option<Password>,
+    /// What is logged and how.
+    pub logging: Logging,
+    /// Connections held at most; 0: no limit.
+    pub conn_limit: usize,
+    /// Whether peers learnt of by gossip are dialled.
+    pub discovery: bool,
+    /// Where the control API is served.
+    pub http: Address,
+    /// Where status and metrics are served.
+    pub status: Address,
+    /// Where metrics alone are served.
+    pub metrics: Address,
+    /// Name of the bridge; `None`: there is none, nor a TAP device.
+    pub bridge: Option<String>,
+    /// MTU of the bridge, at most 65535; `None`: as large as its TAP device can have.
+    pub mtu: Option<u32>,
+    /// Subnets whose hosts are trusted.
+    pub trusted_subnets: Vec<Subnet>,
+    /// Direct peers.
+    pub peers: Peers,
+    /// Options to store for `--resume`.
+    pub launch_options: Vec<String>,
+    /// To be logged once the log is there: harmless.
+    pub notes: Vec<String>,
+    /// To be logged once the log is there: the user may have meant something else.
+    pub warnings: Vec<String>,
+}
+
+/// Where the direct peers come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peers {
+    /// The command line; a launch like the one before takes up where that one was.
+    Given(Vec<String>),
+    /// The state, whatever it says.
+    Stored,
+}
+
+/// What is logged and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Logging {
+    /// Lowest level.
+    pub level: Level,
+    /// Whether each frame is logged.
+    pub frames: bool,
+    /// One JSON object per line.
+    pub json: bool,
+}
+
+/// Levels of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Level {
+    /// Everything but frames.
+    Debug,
+    /// Changes of state.
+    Info,
+    /// What somebody should look at.
+    #[value(alias = "warn")]
+    Warning,
+    /// What failed.
+    #[value(aliases = ["fatal", "panic"])]
+    Error,
+}

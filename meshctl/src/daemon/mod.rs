@@ -1,0 +1,22 @@
+//! What `launch` runs.
+//!
+//! [`app`] starts everything in order and takes it down again: the state ([`store`]), the own name
+//! ([`identity`]), the bridge ([`bridge`]), the router, the control API ([`admin`]); then it tells
+//! systemd ([`notify`]) and waits.
+
+mod adapter;
+pub mod admin;
+mod app;
+pub mod bridge;
+pub mod config;
+mod control;
+pub mod identity;
+mod log;
+mod metrics;
+mod notify;
+mod peers;
+pub mod store;
+mod template;
+
+pub use app::run;
+pub use bridge::NAME as BRIDGE;

@@ -1,0 +1,331 @@
+//! The state of a host, kept over restarts: one redb database.
+//!
+//! One table, `state`, maps a name to a value: one byte that tells the version of the value's
+//! layout, here always 1, then JSON. Every change is one transaction, on disk when the call
+//! returns; a kill at any moment leaves the state before the change or after it.
+//!
+//! The database is locked while it is open, so two daemons never share a state. Damage is found
+//! when it is opened or read. A file that is not ours is left as it is.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use proto::PeerName;
+use redb::{Database, DatabaseError, ReadableDatabase as _, TableDefinition, TableError};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// What the path of the state file begins with, unless told otherwise.
+pub const DB_PREFIX: &str = "/var/lib/meshctl/";
+
+/// What the path ends in.
+const SUFFIX: &str = "data.redb";
+/// The only layout of values so far.
+const VERSION: u8 = 1;
+/// The first bytes of a file of redb.
+const MAGIC: &[u8] = b"redb";
+/// Where a bolt database, which Weave Net keeps, has its magic number, and what it is.
+const BOLT: (usize, [u8; 4]) = (16, [0xed, 0xda, 0x0c, 0xed]);
+/// Pages that redb keeps in memory: the whole state has a few kilobytes.
+const CACHE_LEN: usize = 1 << 20;
+
+const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("state");
+const IDENTITY: &str = "identity";
+const PEERS: &str = "direct-peers";
+const OPTIONS: &str = "launch-options";
+
+/// An open state.
+#[derive(Debug)]
+pub struct Store {
+    database: Database,
+    path: PathBuf,
+}
+
+/// The name of this host, and the machine that it was stored on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredIdentity {
+    /// The name.
+    pub name: PeerName,
+    /// Mark of the machine's hardware, if it could be read.
+    pub machine: Option<String>,
+}
+
+/// Direct peers, and what the launch that had them was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredPeers {
+    /// Hosts on the command line of that launch.
+    pub launched_with: Vec<String>,
+    /// Direct peers since, as the user wrote them.
+    pub targets: Vec<String>,
+    /// Whether the daemon was told to stop, so that the next launch begins afresh.
+    pub stopped: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct IdentityRecord {
+    name: String,
+    machine: Option<String>,
+}
+
+/// Why the state cannot be used. Nothing on disk has changed.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The directory or the file cannot be made or opened.
+    #[error("cannot open the state file {}: {source}; {mend}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+        /// What the user can do.
+        mend: &'static str,
+    },
+    /// Somebody holds it.
+    #[error(
+        "the state file {} is in use: another meshctl runs with it; see \"meshctl status\", end it \
+         with \"meshctl stop\", or give this one a --db-prefix of its own", .0.display()
+    )]
+    Locked(PathBuf),
+    /// It belongs to another program.
+    #[error(
+        "{} is {what}, not a state file of meshctl; it is left as it is: choose another \
+         --db-prefix, or move it away", path.display()
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it seems to be.
+        what: &'static str,
+    },
+    /// It is broken.
+    #[error(
+        "the state file {} is damaged ({reason}); move it away and launch again: the host keeps \
+         its name if it was not chosen by hand or at random, and forgets its direct peers",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// It was written by a version to come.
+    #[error(
+        "the state file {} was written by a newer meshctl; launch that one, or choose another \
+         --db-prefix", .0.display()
+    )]
+    Newer(PathBuf),
+}
+
+/// Path of the state file.
+pub fn path(prefix: &Path) -> PathBuf {
+    let mut path = prefix.as_os_str().to_owned();
+    path.push(SUFFIX);
+    path.into()
+}
+
+/// Removes the state, unless somebody holds it or it belongs to another program. Damaged, it goes
+/// as well.
+pub fn remove(prefix: &Path) -> Result<bool, StoreError> {
+    let path = path(prefix);
+    if !path.exists() {
+        return Ok(false);
+    }
+    match Store::open(prefix) {
+        Ok(_) | Err(StoreError::Damaged { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    fs::remove_file(&path).map_err(|source| cannot_open(&path, source))?;
+    Ok(true)
+}
+
+impl Store {
+    /// Opens the state, or makes it, with the directories above it.
+    pub fn open(prefix: &Path) -> Result<Self, StoreError> {
+        let path = path(prefix);
+        recognise(&path)?;
+        if let Some(directory) = path
+            .parent()
+            .filter(|directory| !directory.as_os_str().is_empty())
+        {
+            let made = fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory);
+            made.map_err(|source| cannot_open(&path, source))?;
+        }
+        let database = Database::builder().set_cache_size(CACHE_LEN).create(&path);
+        let database = database.map_err(|error| explain(&path, error))?;
+        Ok(Self { database, path })
+    }
+
+    /// Closes the state and removes it.
+    pub fn destroy(self) -> Result<(), StoreError> {
+        let Self { database, path } = self;
+        drop(database);
+        fs::remove_file(&path).map_err(|source| cannot_open(&path, source))
+    }
+
+    /// Where the state is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The name of this host.
+    pub fn identity(&self) -> Result<Option<StoredIdentity>, StoreError> {
+        let Some(record) = self.load::<IdentityRecord>(IDENTITY)? else {
+            return Ok(None);
+        };
+        let name = record.name.parse().map_err(|error| self.damaged(&error))?;
+        Ok(Some(StoredIdentity {
+            name,
+            machine: record.machine,
+        }))
+    }
+
+    /// Keeps the name of this host.
+    pub fn set_identity(&self, identity: &StoredIdentity) -> Result<(), StoreError> {
+        let record = IdentityRecord {
+            name: identity.name.to_string(),
+            machine: identity.machine.clone(),
+        };
+        self.save(IDENTITY, &record)
+    }
+
+    /// The direct peers.
+    pub fn peers(&self) -> Result<StoredPeers, StoreError> {
+        Ok(self.load(PEERS)?.unwrap_or_default())
+    }
+
+    /// Keeps the direct peers.
+    pub fn set_peers(&self, peers: &StoredPeers) -> Result<(), StoreError> {
+        self.save(PEERS, peers)
+    }
+
+    /// Options of the last launch.
+    pub fn launch_options(&self) -> Result<Vec<String>, StoreError> {
+        Ok(self.load(OPTIONS)?.unwrap_or_default())
+    }
+
+    /// Keeps the options of a launch.
+    pub fn set_launch_options(&self, options: &[String]) -> Result<(), StoreError> {
+        self.save(OPTIONS, &options)
+    }
+
+    fn load<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
+        let transaction = self
+            .database
+            .begin_read()
+            .map_err(|error| self.damaged(&error))?;
+        let table = match transaction.open_table(TABLE) {
+            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+            table => table.map_err(|error| self.foreign_table(&error))?,
+        };
+        let Some(value) = table.get(key).map_err(|error| self.damaged(&error))? else {
+            return Ok(None);
+        };
+        match value.value().split_first() {
+            Some((&VERSION, json)) => serde_json::from_slice(json)
+                .map(Some)
+                .map_err(|error| self.damaged(&error)),
+            Some((&version, _)) if version > VERSION => Err(StoreError::Newer(self.path.clone())),
+            _ => Err(self.damaged(&format!("{key} has no version"))),
+        }
+    }
+
+    fn save(&self, key: &str, value: &impl Serialize) -> Result<(), StoreError> {
+        let mut bytes = vec![VERSION];
+        serde_json::to_writer(&mut bytes, value).map_err(|error| self.damaged(&error))?;
+        let write = || -> Result<(), redb::Error> {
+            let transaction = self.database.begin_write()?;
+            transaction
+                .open_table(TABLE)?
+                .insert(key, bytes.as_slice())?;
+            transaction.commit()?;
+            Ok(())
+        };
+        write().map_err(|error| match error {
+            redb::Error::Io(source) => cannot_open(&self.path, source),
+            error => self.damaged(&error),
+        })
+    }
+
+    fn damaged(&self, reason: &impl ToString) -> StoreError {
+        StoreError::Damaged {
+            path: self.path.clone(),
+            reason: reason.to_string(),
+        }
+    }
+
+    fn foreign_table(&self, error: &TableError) -> StoreError {
+        match error {
+            TableError::Storage(error) => self.damaged(error),
+            _ => StoreError::Foreign {
+                path: self.path.clone(),
+                what: "the database of another program",
+            },
+        }
+    }
+}
+
+/// Refuses a file that is not a redb database, before anything is written to it.
+fn recognise(path: &Path) -> Result<(), StoreError> {
+    let mut head = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(64).read_to_end(&mut head));
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(cannot_open(path, source)),
+        // An empty file becomes a database.
+        Ok(0) => return Ok(()),
+        Ok(_) => {}
+    }
+    if head.starts_with(MAGIC) {
+        return Ok(());
+    }
+    let bolt = head.get(BOLT.0..BOLT.0 + 4) == Some(&BOLT.1);
+    Err(StoreError::Foreign {
+        path: path.to_owned(),
+        what: if bolt {
+            "a database of Weave Net"
+        } else {
+            "a file of another program"
+        },
+    })
+}
+
+fn explain(path: &Path, error: DatabaseError) -> StoreError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::Locked(path.to_owned()),
+        DatabaseError::UpgradeRequired(_) => StoreError::Newer(path.to_owned()),
+        DatabaseError::Storage(redb::StorageError::Io(source))
+            if source.kind() != io::ErrorKind::InvalidData
+                && source.kind() != io::ErrorKind::UnexpectedEof =>
+        {
+            cannot_open(path, source)
+        }
+        error => StoreError::Damaged {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        },
+    }
+}
+
+fn cannot_open(path: &Path, source: io::Error) -> StoreError {
+    let mend = match source.kind() {
+        io::ErrorKind::PermissionDenied => "run as root, or choose another place with --db-prefix",
+        io::ErrorKind::StorageFull => "make room on that disk",
+        io::ErrorKind::ReadOnlyFilesystem => "choose a place that can be written with --db-prefix",
+        _ => "choose another place with --db-prefix",
+    };
+    StoreError::Open {
+        path: path.to_owned(),
+        source,
+        mend,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! The status texts, to the letter of Weave Net 2.8.1.
+//!
+//! What came from other peers is made printable first: a nickname must not move the cursor of the
+//! terminal that shows it, nor add a line that a script would read.
+//!
+//! Source: feature inventory, sections 5.1 and 5.2.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use crate::report::{Connection, Report};
+
+/// The states of connections, in the order in which they are counted.
+const STATES: [&str; 5] = ["established", "pending", "retrying", "failed", "connecting"];
+
+/// `status` without a topic.
+pub fn status(report: &Report) -> String {
+    let router = &report.router;
+    let protocol = if router.protocol_min_version == router.protocol_max_version {
+        router.protocol_max_version.to_string()
+    } else {
+        format!(
+            "{}..{}",
+            router.protocol_min_version, router.protocol_max_version
+        )
+    };
+    let on = |flag| if flag { "enabled" } else { "disabled" };
+    let connections = counts(STATES.map(|state| {
+        let with = |conn: &&Connection| conn.state == state;
+        (state, router.connections.iter().filter(with).count())
+    }));
+    let connections = match connections.as_str() {
+        "" => String::new(),
+        counts => format!(" ({counts})"),
+    };
+    let listed = || router.peers.iter().flat_map(|peer| &peer.connections);
+    let established = listed().filter(|conn| conn.established).count();
+    let peers = counts([
+        ("established", established),
+        ("pending", listed().count() - established),
+    ]);
+    let peers = match peers.as_str() {
+        "" => String::new(),
+        counts => format!(" (with {counts} connections)"),
+    };
+    let subnets = if router.trusted_subnets.is_empty() {
+        "none".to_owned()
+    } else {
+        router.trusted_subnets.join(", ")
+    };
+    format!(
+        "        Version: {version} (version check update disabled)
+
+        Service: router
+       Protocol: {name} {protocol}
+           Name: {peer}({nickname})
+     Encryption: {encryption}
+  PeerDiscovery: {discovery}
+        Targets: {targets}
+    Connections: {connection_count}{connections}
+          Peers: {peer_count}{peers}
+ TrustedSubnets: {subnets}
+",
+        version = report.version,
+        name = router.protocol,
+        peer = router.name,
+        nickname = printable(&router.nick_name),
+        encryption = on(router.encryption),
+        discovery = on(router.peer_discovery),
+        targets = router.targets.len(),
+        connection_count = router.connections.len(),
+        peer_count = router.peers.len(),
+    )
+}
+
+/// `status targets`.
+pub fn targets(report: &Report) -> String {
+    let mut text = String::new();
+    for target in &report.router.targets {
+        let _ = writeln!(text, "{}", printable(target));
+    }
+    text
+}
+
+/// `status connections`.
+pub fn connections(report: &Report) -> String {
+    let mut text = String::new();
+    for conn in &report.router.connections {
+        let _ = writeln!(
+            text,
+            "{} {:<21} {:<11} {} {}",
+            arrow(conn.outbound),
+            printable(&conn.address),
+            conn.state,
+            printable(&conn.info),
+            attributes(conn),
+        );
+    }
+    text
+}
+
+/// `status peers`.
+pub fn peers(report: &Report) -> String {
+    let mut text = String::new();
+    for peer in &report.router.peers {
+        let _ = writeln!(text, "{}({})", peer.name, printable(&peer.nick_name));
+        for conn in &peer.connections {
+            let _ = writeln!(
+                text,
+                "   {} {:<21} {:<37} {}",
+                arrow(conn.outbound),
+                printable(&conn.address),
+                format!("{}({})", conn.name, printable(&conn.nick_name)),
+                if conn.established {
+                    "established"
+                } else {
+                    "pending"
+                },
+            );
+        }
+    }
+    text
+}
+
+/// `->` if we, or the peer that is spoken of, dialled.
+pub fn arrow(outbound: bool) -> &'static str {
+    if outbound { "->" } else { "<-" }
+}
+
+/// `text` without control characters.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if text.contains(char::is_control) {
+        Cow::Owned(text.replace(char::is_control, "\u{fffd}"))
+    } else {
+        Cow::Borrowed(text)
+    }
+}
+
+/// Sorted `key=value`, one straight after the other, as the original has it.
+fn attributes(conn: &Connection) -> String {
+    let mut text = String::new();
+    for (key, value) in conn.attrs.iter().flatten() {
+        if key == "name" {
+            continue;
+        }
+        let _ = match value {
+            Value::String(value) => write!(text, "{key}={}", printable(value)),
+            value => write!(text, "{key}={value}"),
+        };
+    }
+    text
+}
+
+fn counts<const N: usize>(counts: [(&str, usize); N]) -> String {
+    let texts: Vec<_> = (counts.iter())
+        .filter(|(_, count)| *count > 0)
+        .map(|(word, count)| format!("{count} {word}"))
+        .collect();
+    texts.join(", ")
+}
+
+#[cfg(test)]
+pub mod tests;
