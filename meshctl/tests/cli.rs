@@ -129,6 +129,38 @@ fn mistakes_are_explained() {
 }
 
 #[test]
+fn empty_variables_are_none() {
+    let empty = |variable: &str, line: &str| {
+        let mut command = command();
+        command.env(variable, "").args(line.split_whitespace());
+        Ran::from(command.output().unwrap())
+    };
+    let launch = "launch --print-peer-name --name ::1";
+    for variable in [
+        "WEAVE_PORT",
+        "WEAVE_MTU",
+        "WEAVE_STATUS_ADDR",
+        "WEAVE_HTTP_ADDR",
+        "WEAVE_SUBNET",
+    ] {
+        let ran = empty(variable, launch);
+        assert_eq!(
+            (ran.code, ran.out.as_str()),
+            (0, "00:00:00:00:00:01\n"),
+            "{}",
+            ran.err
+        );
+    }
+    // The default, where nobody or somebody may listen; not "off".
+    let ran = empty("WEAVE_HTTP_ADDR", "status --json");
+    assert!(
+        ran.code == 0 || ran.err.contains("127.0.0.1:6784"),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
 fn without_a_daemon() {
     for line in [
         "status",

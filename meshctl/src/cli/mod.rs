@@ -22,6 +22,7 @@ mod version;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::builder::Resettable;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::address::Address;
@@ -107,6 +108,27 @@ enum Verb {
     Completions(completions::CompletionsArgs),
 }
 
+/// The command line, with variables that are set but empty taken for unset, as the original does:
+/// an environment file may well have such lines.
+fn command() -> clap::Command {
+    fn with_variables(command: clap::Command) -> clap::Command {
+        let is_empty = |arg: &clap::Arg| {
+            let value = arg.get_env().and_then(std::env::var_os);
+            value.is_some_and(|value| value.is_empty())
+        };
+        command
+            .mut_args(|arg| {
+                if is_empty(&arg) {
+                    arg.env(Resettable::Reset)
+                } else {
+                    arg
+                }
+            })
+            .mut_subcommands(with_variables)
+    }
+    with_variables(Cli::command())
+}
+
 /// Does what `args` say, the program's name first.
 pub fn run(args: Vec<OsString>) -> ExitCode {
     if let Some(explained) = legacy::explain(&args) {
@@ -116,7 +138,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         Ok(args) => args,
         Err(failure) => return failure.report(false),
     };
-    let matches = match Cli::command().try_get_matches_from(&args) {
+    let matches = match command().try_get_matches_from(&args) {
         Ok(matches) => matches,
         Err(error) => {
             let _ = error.print();

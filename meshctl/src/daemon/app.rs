@@ -37,6 +37,8 @@ use crate::report::Facts;
 
 /// Threads that serve the control half and the API.
 const THREADS: usize = 2;
+/// A router that needs longer to tell how it is doing is in trouble.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The router says goodbye to its neighbours in less.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -120,7 +122,7 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
             reason = router.failed() => break Err(anyhow!("the router has failed: {reason}")),
             _ = beat.tick() => {
                 // No beat while the router does not answer: systemd's watchdog is to notice.
-                if let Ok(Ok(status)) = timeout(notify::interval(), control.status()).await {
+                if let Ok(Ok(status)) = timeout(STATUS_TIMEOUT, control.status()).await {
                     notify::alive(&status);
                 }
                 if let Some(device) = &device {

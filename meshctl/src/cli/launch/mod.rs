@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::str::FromStr as _;
 
 use clap::builder::ArgPredicate;
-use clap::{ArgAction, ArgMatches, CommandFactory as _, FromArgMatches as _};
+use clap::{ArgAction, ArgMatches, FromArgMatches as _};
 use host::netlink::Cidr;
 use proto::PeerName;
 use router::constants::{CONN_LIMIT, MAX_PROTOCOL, MIN_PROTOCOL, PORT};
@@ -164,7 +164,7 @@ pub fn run(
         let store = Store::open(&launch.db_prefix).map_err(anyhow::Error::from)?;
         let stored = store.launch_options().map_err(anyhow::Error::from)?;
         let args = remembered::resumed(args, &stored);
-        let matches = Cli::command().try_get_matches_from(&args);
+        let matches = super::command().try_get_matches_from(&args);
         let matches = matches.map_err(|error| stored_options_unreadable(&error))?;
         let cli = Cli::from_arg_matches(&matches);
         let cli = cli.map_err(|error| stored_options_unreadable(&error))?;
