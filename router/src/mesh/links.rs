@@ -428,7 +428,12 @@ impl Mesh {
 
     /// Of two connections to one peer that with the lower number lives; both ends see the same
     /// numbers. Equal ones both end.
-    fn break_tie(&mut self, peer: PeerName, uid: ConnectionUid, now: Instant) -> Result<(), End> {
+    pub(super) fn break_tie(
+        &mut self,
+        peer: PeerName,
+        uid: ConnectionUid,
+        now: Instant,
+    ) -> Result<(), End> {
         let Some(&other) = self.by_peer.get(&peer) else {
             return Ok(());
         };

@@ -1,1 +1,7 @@
-//! Control engines against each other, without IO.
+//! Control engines against each other and against scripted neighbours, without IO.
+
+mod gossip;
+mod joining;
+mod kit;
+mod refusals;
+mod replay;
