@@ -1,9 +1,9 @@
 //! Overlays: how frames travel to one neighbour.
 //!
-//! A [`Link`] is one mesh connection seen from the data half. It has a forwarder for each overlay
+//! A `Link` is one mesh connection seen from the data half. It has a forwarder for each overlay
 //! that both ends speak, all set up side by side, and sends each frame over the first that is
-//! established. There is one overlay so far, [`sleeve`]; a faster one joins as another variant of
-//! [`Forwarder`] and another name in [`negotiate::SUPPORTED`].
+//! established. There is one overlay so far, sleeve; a faster one joins as another variant of
+//! `Forwarder` and another name in [`negotiate::SUPPORTED`].
 //!
 //! Source: Weave data plane, section 3.
 
