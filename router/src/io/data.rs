@@ -23,6 +23,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::tap::{MAX_FRAME_LEN, TapDevice};
+use super::tcp::describe;
 use super::udp::{Run, Sent, UdpSocket};
 use crate::constants::BATCH_LEN;
 use crate::dataplane::{Command, DataPlane, Event};
@@ -414,10 +415,9 @@ impl Edge {
     fn lose_device(&mut self, error: &io::Error) {
         if let Some(device) = self.device.take() {
             let name = device.name();
-            tracing::error!(name, %error, "the TAP device is gone");
             self.lost = Some(format!(
-                "TAP device {name} is gone ({error}); it was deleted, or its bridge was taken down \
-                 by hand"
+                "TAP device {name} is gone ({}); somebody has deleted it",
+                describe(error)
             ));
         }
     }
