@@ -10,25 +10,21 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use proto::MacAddr;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteScope, RouteType,
-};
-use rtnetlink::{
-    AddressMessageBuilder, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth,
-    RouteMessageBuilder,
-};
+use rtnetlink::{LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use thiserror::Error;
 
+pub use addresses::Route;
+pub use cidr::{BadCidr, Cidr};
+
+mod addresses;
+mod cidr;
 mod sysctl;
 #[cfg(test)]
 mod tests;
@@ -76,75 +72,6 @@ pub enum Error {
 /// What the calls of this module return.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An address with the length of its network prefix, as in `10.32.0.1/12`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Cidr {
-    /// The address; host bits may be set.
-    pub address: IpAddr,
-    /// Length of the prefix in bits: at most 32, or 128 for IPv6.
-    pub prefix_len: u8,
-}
-
-impl Cidr {
-    /// All of IPv4: the destination of a default route.
-    pub const ANY: Self = Self {
-        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        prefix_len: 0,
-    };
-    /// All IPv4 multicast groups.
-    pub const MULTICAST: Self = Self {
-        address: IpAddr::V4(Ipv4Addr::new(224, 0, 0, 0)),
-        prefix_len: 4,
-    };
-
-    /// The network: the same with all host bits zero.
-    #[must_use]
-    pub fn masked(&self) -> Self {
-        let len = u32::from(self.prefix_len);
-        let address = match self.address {
-            IpAddr::V4(address) => {
-                let mask = u32::MAX.checked_shl(32 - len.min(32)).unwrap_or(0);
-                IpAddr::V4((address.to_bits() & mask).into())
-            }
-            IpAddr::V6(address) => {
-                let mask = u128::MAX.checked_shl(128 - len.min(128)).unwrap_or(0);
-                IpAddr::V6((address.to_bits() & mask).into())
-            }
-        };
-        Self { address, ..*self }
-    }
-}
-
-impl fmt::Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix_len)
-    }
-}
-
-/// Not an address with a prefix length.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{0:?} is not an address with prefix length; write it as in 10.32.0.1/12")]
-pub struct BadCidr(String);
-
-impl FromStr for Cidr {
-    type Err = BadCidr;
-
-    fn from_str(text: &str) -> std::result::Result<Self, BadCidr> {
-        let parse = || {
-            let (address, len) = text.split_once('/')?;
-            let address = address.parse::<IpAddr>().ok()?;
-            let digits = (1..=3).contains(&len.len()) && len.bytes().all(|b| b.is_ascii_digit());
-            let prefix_len = len.parse().ok().filter(|_| digits)?;
-            let most = if address.is_ipv4() { 32 } else { 128 };
-            (prefix_len <= most).then_some(Self {
-                address,
-                prefix_len,
-            })
-        };
-        parse().ok_or_else(|| BadCidr(text.to_owned()))
-    }
-}
-
 /// Kinds of network devices, as far as they matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkKind {
@@ -177,19 +104,6 @@ pub struct Link {
     pub master: Option<u32>,
     /// Whether it is set up (not: whether it has a carrier).
     pub up: bool,
-}
-
-/// A route of the main table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// Where it leads.
-    pub destination: Cidr,
-    /// Next hop, if there is one in between.
-    pub gateway: Option<IpAddr>,
-    /// Index of the device through which it leads; absent for routes that lead nowhere.
-    pub device: Option<u32>,
-    /// Whether it reaches only what is directly connected.
-    pub link_scope: bool,
 }
 
 /// The devices of one network namespace. Clones share one socket.
@@ -463,117 +377,6 @@ impl Netlink {
         done.map_err(|error| refused(action, error))
     }
 
-    /// Adds an address to a device. Returns whether it was missing.
-    pub async fn add_address(&self, name: &str, cidr: Cidr) -> Result<bool> {
-        let index = self.existing(name).await?.index;
-        let request = self
-            .handle
-            .address()
-            .add(index, cidr.address, cidr.prefix_len);
-        added(request.execute().await, || {
-            format!("add address {cidr} to {name}")
-        })
-    }
-
-    /// The addresses of a device, both families, in the kernel's order.
-    pub async fn addresses(&self, name: &str) -> Result<Vec<Cidr>> {
-        let index = self.existing(name).await?.index;
-        let messages: Vec<_> = self
-            .handle
-            .address()
-            .get()
-            .set_link_index_filter(index)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|error| refused(format!("list the addresses of {name}"), error))?;
-        Ok(messages.iter().filter_map(parse_address).collect())
-    }
-
-    /// Removes an address from a device. Returns whether it was there.
-    pub async fn delete_address(&self, name: &str, cidr: Cidr) -> Result<bool> {
-        let index = self.existing(name).await?.index;
-        let message = match cidr.address {
-            IpAddr::V4(address) => AddressMessageBuilder::<Ipv4Addr>::new()
-                .index(index)
-                .address(address, cidr.prefix_len)
-                .build(),
-            IpAddr::V6(address) => AddressMessageBuilder::<std::net::Ipv6Addr>::new()
-                .index(index)
-                .address(address, cidr.prefix_len)
-                .build(),
-        };
-        match self.handle.address().del(message).execute().await {
-            Ok(()) => Ok(true),
-            Err(error) if errno(&error) == Some(libc::EADDRNOTAVAIL) => Ok(false),
-            Err(error) => Err(refused(format!("remove address {cidr} from {name}"), error)),
-        }
-    }
-
-    /// Adds a route to what is directly reachable through a device. Returns whether it was missing.
-    pub async fn add_route(&self, destination: Cidr, name: &str) -> Result<bool> {
-        let action = || format!("add a route to {destination} through {name}");
-        let index = self.existing(name).await?.index;
-        let route = route_to(destination, action)?
-            .output_interface(index)
-            .scope(RouteScope::Link)
-            .build();
-        added(self.handle.route().add(route).execute().await, action)
-    }
-
-    /// Adds a route through a gateway. Returns whether it was missing.
-    pub async fn add_route_via(&self, destination: Cidr, gateway: IpAddr) -> Result<bool> {
-        let action = || format!("add a route to {destination} through gateway {gateway}");
-        let route = route_to(destination, action)?
-            .gateway(gateway)
-            .map_err(|error| failed(action(), io::Error::other(error)))?
-            .build();
-        added(self.handle.route().add(route).execute().await, action)
-    }
-
-    /// The unicast routes of the main table, IPv4.
-    pub async fn routes(&self) -> Result<Vec<Route>> {
-        let filter = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let messages: Vec<_> = self
-            .handle
-            .route()
-            .get(filter)
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|error| refused("list the routes".to_owned(), error))?;
-        let main = messages.iter().filter(|message| {
-            message.header.table == RouteHeader::RT_TABLE_MAIN
-                && message.header.kind == RouteType::Unicast
-        });
-        Ok(main
-            .map(|message| {
-                let mut route = Route {
-                    destination: Cidr {
-                        prefix_len: message.header.destination_prefix_length,
-                        ..Cidr::ANY
-                    },
-                    gateway: None,
-                    device: None,
-                    link_scope: message.header.scope == RouteScope::Link,
-                };
-                for attribute in &message.attributes {
-                    match attribute {
-                        RouteAttribute::Destination(RouteAddress::Inet(address)) => {
-                            route.destination.address = IpAddr::V4(*address);
-                        }
-                        RouteAttribute::Gateway(RouteAddress::Inet(address)) => {
-                            route.gateway = Some(IpAddr::V4(*address));
-                        }
-                        RouteAttribute::Oif(index) => route.device = Some(*index),
-                        _ => {}
-                    }
-                }
-                route
-            })
-            .collect())
-    }
-
     /// Tells the kernel to notice soon when an IP address moves to another MAC address behind this
     /// device, and to take no IPv6 router advertisements on it. For the bridge, and for the
     /// interface inside a container.
@@ -664,51 +467,6 @@ fn parse_link(message: &LinkMessage) -> Link {
         }
     }
     link
-}
-
-fn parse_address(message: &AddressMessage) -> Option<Cidr> {
-    // Where both stand, the second is the far end of a point-to-point link.
-    let local = message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            AddressAttribute::Local(address) => Some(*address),
-            _ => None,
-        });
-    let address = local.or_else(|| {
-        message
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                AddressAttribute::Address(address) => Some(*address),
-                _ => None,
-            })
-    })?;
-    Some(Cidr {
-        address,
-        prefix_len: message.header.prefix_len,
-    })
-}
-
-fn route_to(
-    destination: Cidr,
-    action: impl FnOnce() -> String,
-) -> Result<RouteMessageBuilder<IpAddr>> {
-    RouteMessageBuilder::<IpAddr>::new()
-        .destination_prefix(destination.address, destination.prefix_len)
-        .map_err(|error| failed(action(), io::Error::other(error)))
-}
-
-/// Whether something was added or already there.
-fn added(
-    done: std::result::Result<(), rtnetlink::Error>,
-    action: impl FnOnce() -> String,
-) -> Result<bool> {
-    match done {
-        Ok(()) => Ok(true),
-        Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(false),
-        Err(error) => Err(refused(action(), error)),
-    }
 }
 
 fn errno(error: &rtnetlink::Error) -> Option<i32> {
