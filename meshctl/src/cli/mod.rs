@@ -7,6 +7,7 @@ pub mod argv;
 mod completions;
 mod connect;
 mod create_bridge;
+mod demo;
 mod failure;
 mod forget;
 mod launch;
@@ -104,6 +105,8 @@ enum Verb {
     Version,
     /// Make the bridge and give it its addresses and routes, before the daemon runs
     CreateBridge(create_bridge::CreateBridgeArgs),
+    /// Show a mesh of three hosts on this machine, and take it down
+    Demo(demo::DemoArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -164,6 +167,7 @@ fn dispatch(cli: Cli, args: &[OsString], matches: &clap::ArgMatches) -> Result<(
     match verb {
         Verb::Launch(launch) => launch::run(&global, *launch, args, matches),
         Verb::Completions(completions) => completions.run(),
+        Verb::Demo(demo) => demo.run(&global),
         Verb::CreateBridge(create) => block_on(create.run(&global)),
         Verb::Stop(_) => block_on(stop::run(&global)),
         Verb::Reset(reset) => block_on(reset.run(&global)),

@@ -5,5 +5,5 @@ use super::{Failure, Global};
 
 /// Shows the peers.
 pub async fn run(global: &Global) -> Result<(), Failure> {
-    StatusArgs::about(Topic::Peers).run(global).await
+    StatusArgs::about(Some(Topic::Peers)).run(global).await
 }

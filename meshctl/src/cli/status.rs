@@ -34,9 +34,9 @@ pub enum Topic {
 }
 
 impl StatusArgs {
-    /// As if the user had asked for this part.
-    pub fn about(topic: Topic) -> Self {
-        Self { topic: Some(topic) }
+    /// As if the user had asked for this part, or for all.
+    pub fn about(topic: Option<Topic>) -> Self {
+        Self { topic }
     }
 
     pub(super) async fn run(&self, global: &Global) -> Result<(), Failure> {

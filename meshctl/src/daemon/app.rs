@@ -16,7 +16,6 @@ use rand::rngs::SysRng;
 use router::io::tap::{Tap, TapDevice};
 use router::io::{Router, RouterConfig};
 use router::mesh::{MeshConfig, SLEEVE};
-use router::wire::intro::Versions;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -212,10 +211,7 @@ fn start(
             name,
             nickname: nickname.to_owned(),
             password: config.password.take(),
-            versions: Versions {
-                min: config.min_protocol,
-                ..Versions::default()
-            },
+            versions: config.versions,
             overlays: vec![SLEEVE.to_owned()],
             port: config.port,
             discovery: config.discovery,

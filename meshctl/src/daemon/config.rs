@@ -7,6 +7,8 @@ use router::crypto::session::Password;
 use router::mesh::Subnet;
 
 use super::identity::Sources;
+use router::wire::intro::Versions;
+
 use crate::address::Address;
 
 /// Everything that `launch` decides.
@@ -16,8 +18,8 @@ pub struct Config {
     pub bind: Ipv4Addr,
     /// Port of the mesh, TCP and UDP: 1 to 65535.
     pub port: u16,
-    /// Lowest protocol version spoken: 1 or 2.
-    pub min_protocol: u8,
+    /// Protocol versions spoken: from 1 or 2 to 1 or 2.
+    pub versions: Versions,
     /// Where the own name comes from.
     pub identity: Sources,
     /// Own nickname; `None`: the host name.

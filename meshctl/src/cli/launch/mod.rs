@@ -20,6 +20,7 @@ use proto::PeerName;
 use router::constants::{CONN_LIMIT, MAX_PROTOCOL, MIN_PROTOCOL, PORT};
 use router::crypto::session::Password;
 use router::mesh::{BadSubnet, Subnet};
+use router::wire::intro::Versions;
 
 use super::{Cli, Exit, Failure, Global, STATUS_ADDR, Verb};
 use crate::address::Address;
@@ -51,6 +52,10 @@ pub struct LaunchArgs {
     #[arg(long, value_name = "VERSION", default_value_t = MIN_PROTOCOL,
           value_parser = clap::value_parser!(u8).range(i64::from(MIN_PROTOCOL)..=i64::from(MAX_PROTOCOL)))]
     min_protocol_version: u8,
+    /// Highest protocol version to speak, for trials with the ways of old peers
+    #[arg(long, hide = true, value_name = "VERSION", default_value_t = MAX_PROTOCOL,
+          value_parser = clap::value_parser!(u8).range(i64::from(MIN_PROTOCOL)..=i64::from(MAX_PROTOCOL)))]
+    max_protocol_version: u8,
     /// Take up the direct peers and the options of the last launch
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           default_value = "false", hide_default_value = true, hide_possible_values = true,
@@ -222,6 +227,15 @@ impl LaunchArgs {
         matches: &ArgMatches,
     ) -> Result<Config, Failure> {
         let identity = self.identity_sources();
+        let versions = Versions {
+            min: self.min_protocol_version,
+            max: self.max_protocol_version,
+        };
+        if versions.min > versions.max {
+            return Err(Failure::usage(
+                "--max-protocol-version is below --min-protocol-version",
+            ));
+        }
         let warnings = self.ranges.judge()?;
         let without_effect = self.foreign.judge()?;
         let notes = without_effect
@@ -231,7 +245,7 @@ impl LaunchArgs {
         Ok(Config {
             bind: self.host.unwrap_or(Ipv4Addr::UNSPECIFIED),
             port: self.port,
-            min_protocol: self.min_protocol_version,
+            versions,
             identity,
             nickname: self.nickname,
             password: password(self.password, self.password_fd, self.password_file)?,
