@@ -9,8 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -21,7 +20,8 @@ use crate::lab::{Lab, Output};
 use crate::wait::PATIENCE;
 
 /// Prepares the root directory `$1/root` and waits in it. `$1` is an empty directory, `$2` the host
-/// name, `$3` files to lay over the root directory, `$4` a program to show as `$5`.
+/// name, `$3` files to lay over the root directory, `$4` a program to show as `$5`, `$6` a directory
+/// for the socket of notifications.
 const PREPARE: &str = r#"
 set -e
 mount -t tmpfs tmpfs "$1"
@@ -33,6 +33,8 @@ mkdir -p "$1/root/${5%/*}"
 rm -f "$1/root/$5"
 : > "$1/root/$5"
 mount --bind "$4" "$1/root/$5"
+mkdir -p "$1/root/run/notify"
+mount --bind "$6" "$1/root/run/notify"
 echo "$2" > /proc/sys/kernel/hostname
 touch "$1/root/ready"
 exec chroot "$1/root" /bin/sh -c 'echo ready; exec sleep infinity'
@@ -44,7 +46,7 @@ pub struct Machine {
     /// Holds the root directory.
     holder: Resident,
     hostname: String,
-    root: PathBuf,
+    notifications: PathBuf,
 }
 
 impl Machine {
@@ -61,7 +63,9 @@ impl Machine {
     ) -> Self {
         let directory = lab.directory(number);
         let (layer, stage) = (directory.join("files"), directory.join("machine"));
+        let notifications = directory.join("notify");
         fs::create_dir_all(&stage).unwrap();
+        fs::create_dir_all(&notifications).unwrap();
         for (path, text) in files {
             let path = layer.join(path.trim_start_matches('/'));
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -74,7 +78,8 @@ impl Machine {
             .arg(hostname)
             .arg(&layer)
             .arg(program)
-            .arg(path);
+            .arg(path)
+            .arg(&notifications);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut holder = lab.netns(number).spawn(command).unwrap();
         let mut told = io::BufReader::new(holder.stdout.take().unwrap());
@@ -84,7 +89,7 @@ impl Machine {
         Self {
             holder,
             hostname: hostname.to_owned(),
-            root: stage.join("root"),
+            notifications,
         }
     }
 
@@ -123,19 +128,10 @@ impl Machine {
         environment: &BTreeMap<String, String>,
         log: &Path,
     ) -> Resident {
-        // Abstract addresses belong to the network namespace, so this one is free.
-        let name = b"meshctl-tests-notify";
-        let address = SocketAddr::from_abstract_name(name).unwrap();
-        let socket = netns
-            .run(|| UnixDatagram::bind_addr(&address))
-            .unwrap()
-            .unwrap();
+        let socket = UnixDatagram::bind(self.notifications.join("socket")).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut command = self.command(line, environment);
-        command.env(
-            "NOTIFY_SOCKET",
-            format!("@{}", String::from_utf8_lossy(name)),
-        );
+        command.env("NOTIFY_SOCKET", "/run/notify/socket");
         let output = fs::File::options()
             .create(true)
             .append(true)
@@ -166,11 +162,6 @@ impl Machine {
     #[track_caller]
     pub fn unit(&self, text: &str) -> Unit {
         Unit::parse(text, &self.hostname)
-    }
-
-    /// Its root directory, as its own processes see it.
-    pub fn root(&self) -> &Path {
-        &self.root
     }
 }
 
@@ -218,6 +209,26 @@ impl Unit {
             }
         }
         environment
+    }
+
+    /// How to run a command with no more rights than its service has.
+    pub fn restricted(&self, line: Vec<String>) -> Vec<String> {
+        let mut restricted = vec!["setpriv".to_owned()];
+        if let Some(capabilities) = self.values("CapabilityBoundingSet").next() {
+            let names = capabilities
+                .split_whitespace()
+                .map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()));
+            restricted.push(format!("--bounding-set=-all{}", names.collect::<String>()));
+        }
+        if self.values("NoNewPrivileges").any(|value| value == "yes") {
+            restricted.push("--no-new-privs".to_owned());
+        }
+        if restricted.len() == 1 {
+            return line;
+        }
+        restricted.push("--".to_owned());
+        restricted.extend(line);
+        restricted
     }
 
     /// The commands behind a key, as words, each with whether its failure is ignored.

@@ -1,94 +1,112 @@
-//! The original alone: proves the laboratory.
+//! meshctl and the original, whose program `WEAVER` names, in one mesh:
+//!
+//! ```sh
+//! WEAVER=/path/to/weaver cargo test -p tests --test interop
+//! ```
+//!
+//! The same cases as in `netns_*`, with either side swapped. Without `WEAVER` each test says that it
+//! is skipped.
 
+use tests::cases::restarts::End;
 use tests::cases::{PASSWORD, links, meshes, paths, refusals, restarts};
-use tests::node::Kind::Weaver as W;
+use tests::node::Kind::{Meshctl as M, Weaver as W};
 use tests::with_weaver;
 
-#[test]
-fn full_mesh_encrypted() {
-    with_weaver(|| meshes::full([W; 4], PASSWORD));
+/// One test per line.
+macro_rules! cases {
+    ($($name:ident => $case:expr;)*) => {
+        $(#[test] fn $name() { with_weaver(|| $case); })*
+    };
 }
-#[test]
-fn full_mesh_plain() {
-    with_weaver(|| meshes::full([W; 4], None));
+
+// The original alone: when one of these fails, it is the laboratory that is broken.
+mod laboratory {
+    use super::*;
+
+    cases! {
+        full_mesh => meshes::full([W; 4], PASSWORD);
+        chain => meshes::chain([W; 3], PASSWORD);
+        dial => links::dial(W, W, None, 2);
+        underlay => paths::underlay([W; 2], PASSWORD, 1400);
+        wrong_password => refusals::wrong_password([W; 2]);
+        crash_and_return => restarts::restart([W; 3], PASSWORD, End::Crash);
+    }
 }
-#[test]
-fn chain() {
-    with_weaver(|| meshes::chain([W; 3], PASSWORD));
+
+mod mesh {
+    use super::*;
+
+    cases! {
+        two_and_two_plain => meshes::full([W, M, W, M], None);
+        two_and_two_encrypted => meshes::full([W, M, W, M], PASSWORD);
+        ours_first_plain => meshes::full([M, W, M, W], None);
+        ours_first_encrypted => meshes::full([M, W, M, W], PASSWORD);
+        we_relay_plain => meshes::chain([W, M, W], None);
+        we_relay_encrypted => meshes::chain([W, M, W], PASSWORD);
+        they_relay_plain => meshes::chain([M, W, M], None);
+        they_relay_encrypted => meshes::chain([M, W, M], PASSWORD);
+        one_at_either_end => meshes::chain([W, W, M], PASSWORD);
+        we_relay_twice => meshes::long_chain([W, M, M, W], PASSWORD);
+        alternating_relays => meshes::long_chain([M, W, M, W], PASSWORD);
+        detour_through_us => meshes::detour([W, M, W], PASSWORD);
+        detour_through_them => meshes::detour([M, W, M], PASSWORD);
+    }
 }
-#[test]
-fn long_chain() {
-    with_weaver(|| meshes::long_chain([W; 4], None));
+
+mod link {
+    use super::*;
+
+    cases! {
+        we_dial_plain_v2 => links::dial(M, W, None, 2);
+        we_dial_plain_v1 => links::dial(M, W, None, 1);
+        we_dial_encrypted_v2 => links::dial(M, W, PASSWORD, 2);
+        we_dial_encrypted_v1 => links::dial(M, W, PASSWORD, 1);
+        they_dial_plain_v2 => links::dial(W, M, None, 2);
+        they_dial_plain_v1 => links::dial(W, M, None, 1);
+        they_dial_encrypted_v2 => links::dial(W, M, PASSWORD, 2);
+        they_dial_encrypted_v1 => links::dial(W, M, PASSWORD, 1);
+        both_dial => links::both_dial([M, W], PASSWORD);
+        trusted_by_both_they_dial => links::trusted([M, W], true);
+        trusted_by_both_we_dial => links::trusted([W, M], true);
+        trusted_by_us => links::trusted([M, W], false);
+        trusted_by_them => links::trusted([W, M], false);
+    }
 }
-#[test]
-fn detour() {
-    with_weaver(|| meshes::detour([W; 3], PASSWORD));
+
+mod path {
+    use super::*;
+
+    cases! {
+        underlay_1500_plain => paths::underlay([M, W], None, 1500);
+        underlay_1500_encrypted => paths::underlay([M, W], PASSWORD, 1500);
+        underlay_1400_plain => paths::underlay([W, M], None, 1400);
+        underlay_1400_encrypted => paths::underlay([W, M], PASSWORD, 1400);
+        underlay_9000_plain => paths::underlay([M, W], None, 9000);
+        underlay_9000_encrypted => paths::underlay([W, M], PASSWORD, 9000);
+        narrowing => paths::narrowing([M, W], PASSWORD);
+    }
 }
-#[test]
-fn dial() {
-    with_weaver(|| links::dial(W, W, PASSWORD, 2));
-}
-#[test]
-fn both_dial() {
-    with_weaver(|| links::both_dial([W; 2], PASSWORD));
-}
-#[test]
-fn trusted() {
-    with_weaver(|| links::trusted([W; 2], true));
-}
-#[test]
-fn trusted_by_one() {
-    with_weaver(|| links::trusted([W; 2], false));
-}
-#[test]
-fn mtu_1500() {
-    with_weaver(|| paths::underlay([W; 2], PASSWORD, 1500));
-}
-#[test]
-fn mtu_1400() {
-    with_weaver(|| paths::underlay([W; 2], PASSWORD, 1400));
-}
-#[test]
-fn mtu_9000() {
-    with_weaver(|| paths::underlay([W; 2], None, 9000));
-}
-#[test]
-fn narrowing() {
-    with_weaver(|| paths::narrowing([W; 2], None));
-}
-#[test]
-fn wrong_password() {
-    with_weaver(|| refusals::wrong_password([W; 2]));
-}
-#[test]
-fn missing_password() {
-    with_weaver(|| refusals::missing_password([W; 2]));
-}
-#[test]
-fn shared_name() {
-    with_weaver(|| refusals::shared_name([W; 3]));
-}
-#[test]
-fn namesakes() {
-    with_weaver(|| refusals::namesakes([W; 2]));
-}
-#[test]
-fn connect_to_self() {
-    with_weaver(|| refusals::connect_to_self(W));
-}
-#[test]
-fn connection_limit() {
-    with_weaver(|| refusals::connection_limit([W; 3]));
-}
-#[test]
-fn restart_crash() {
-    with_weaver(|| restarts::restart([W; 3], PASSWORD, restarts::End::Crash));
-}
-#[test]
-fn restart_stop() {
-    with_weaver(|| restarts::restart([W; 3], PASSWORD, restarts::End::Stop));
-}
-#[test]
-fn loss() {
-    with_weaver(|| restarts::loss([W; 3], PASSWORD));
+
+mod life {
+    use super::*;
+
+    cases! {
+        wrong_password => refusals::wrong_password([M, W]);
+        password_on_us_only => refusals::missing_password([M, W]);
+        password_on_them_only => refusals::missing_password([W, M]);
+        they_insist_on_v2 => refusals::wrong_version([W, M]);
+        shared_name_at_them => refusals::shared_name([M, W, W]);
+        shared_name_at_us => refusals::shared_name([M, W, M]);
+        namesakes_we_dial => refusals::namesakes([W, M]);
+        namesakes_they_dial => refusals::namesakes([M, W]);
+        our_connection_limit => refusals::connection_limit([W, W, M]);
+        their_connection_limit => refusals::connection_limit([M, M, W]);
+        weaver_crashes_and_returns => restarts::restart([M, W, W], PASSWORD, End::Crash);
+        weaver_stops_and_returns => restarts::restart([W, M, W], None, End::Stop);
+        meshctl_crashes_and_returns => restarts::restart([M, W, M], PASSWORD, End::Crash);
+        meshctl_stops_and_returns => restarts::restart([W, W, M], None, End::Stop);
+        weaver_lost_and_back => restarts::loss([M, W, W], PASSWORD);
+        meshctl_lost_and_back => restarts::loss([W, M, M], PASSWORD);
+        migration => restarts::migration(PASSWORD);
+    }
 }
