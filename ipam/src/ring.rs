@@ -269,11 +269,13 @@ impl Ring {
         !self.changed.is_empty()
     }
 
-    /// Sets entries as another copy of this ring has them, unconditionally; the seeds too, if
-    /// there are none yet. Claims of free space that do not fit any more are cut.
+    /// Sets entries as a copy of this ring that has been merged already has them, unless they are
+    /// newer here; the seeds too, if there are none yet. Claims of free space that do not fit any
+    /// more are cut.
     pub fn overlay(&mut self, entries: &[Entry], seeds: &[PeerName]) {
         for entry in entries {
             match self.find(entry.token) {
+                Ok(at) if self.entries[at].version > entry.version => {}
                 Ok(at) => self.entries[at] = *entry,
                 Err(at) => self.entries.insert(at, *entry),
             }

@@ -18,7 +18,7 @@ pub enum Done {
     /// An address, with the prefix length of the subnet that was asked for.
     Allocated(Cidr),
     /// The address belongs to the identifier, or will as soon as that can be settled.
-    Claimed,
+    Claimed(Cidr),
     /// There is a ring.
     Primed,
     /// The addresses are free.

@@ -7,7 +7,7 @@ use proto::PeerName;
 use proto::gossip::GossipRefused;
 use tracing::{debug, info, warn};
 
-use super::{Allocator, FreeChanges, Init, MAX_NICKNAMES, Now, Output, QuorumConflict};
+use super::{Allocator, FreeChanges, Init, MAX_NICKNAMES, Now, Output, QuorumConflict, TakenOver};
 use crate::paxos::{Claims, Elector};
 use crate::range::{MIN_SUBNET_SIZE, Range};
 use crate::ring::{MergeError, Ring, TRANSFER_VERSION_STEP};
@@ -143,6 +143,7 @@ impl Allocator {
         if !elector.update(claims) {
             return;
         }
+        self.heard_of_agreement = true;
         if elector.think() {
             self.claims_changed = true;
             self.broadcast();
@@ -214,7 +215,18 @@ impl Allocator {
         self.propose();
     }
 
-    pub(super) fn propose(&mut self) {
+    /// The agreement takes long. A new proposal supersedes all others, which is a pity if one of
+    /// them was getting on: then it is enough to repeat what was said, as some may have missed it.
+    /// (The original proposes at every tick; many peers who do get in each other's way.)
+    pub(super) fn press_on(&mut self) {
+        if std::mem::take(&mut self.heard_of_agreement) {
+            self.broadcast();
+        } else {
+            self.propose();
+        }
+    }
+
+    fn propose(&mut self) {
         if let Some(elector) = &mut self.elector {
             elector.propose();
             self.claims_changed = true;
@@ -273,7 +285,12 @@ impl Allocator {
         for (old, new) in &merged.moved {
             if new.version.saturating_sub(old.version) >= TRANSFER_VERSION_STEP {
                 info!(token = %old.token, from = %old.peer, to = %new.peer, "ranges taken over");
-                self.taken_over.insert(old.peer, new.peer);
+                let nickname = self.nicknames.get(&old.peer).cloned();
+                let taken_over = TakenOver {
+                    by: new.peer,
+                    nickname: nickname.unwrap_or_default(),
+                };
+                self.taken_over.insert(old.peer, taken_over);
             }
         }
         // What others know already may be told at once.

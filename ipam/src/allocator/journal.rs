@@ -239,6 +239,16 @@ impl Journal {
         self.saving.is_none() && self.unsaved.is_empty()
     }
 
+    /// Changes answers that were not given yet.
+    pub(super) fn revise(&mut self, revise: impl Fn(&mut super::Answer)) {
+        let held = self.held.iter_mut().map(|(_, output)| output);
+        for output in held.chain(&mut self.ready) {
+            if let Output::Answer(_, answer) = output {
+                revise(answer);
+            }
+        }
+    }
+
     /// Drops the answer to a request that nobody waits for any more.
     pub(super) fn forget(&mut self, id: RequestId) {
         let answers = |output: &Output| matches!(output, Output::Answer(to, _) if *to == id);

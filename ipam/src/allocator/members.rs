@@ -55,8 +55,23 @@ impl Allocator {
         self.shutting_down = true;
         self.cancel_all();
         let heir = self.heir();
-        // What changed before belongs on disk in any case.
+        // What changed before belongs on disk in any case. But what nobody was told yet it need
+        // not be told any more, since it will not be true.
         self.finish(now);
+        let owned = &self.owned;
+        let universe = self.config.universe.range();
+        self.journal.revise(|answer| {
+            let (what, cidr) = match answer {
+                Ok(Done::Allocated(cidr)) => ("Allocate", *cidr),
+                Ok(Done::Claimed(cidr)) => ("Claim", *cidr),
+                _ => return,
+            };
+            if universe.contains(cidr.address) {
+                let ident = owned.owner(cidr.address);
+                let ident = ident.map_or_else(String::new, ToString::to_string);
+                *answer = Err(Refusal::Cancelled { what, ident });
+            }
+        });
         let me = self.config.name;
         self.ring.transfer(me, heir.unwrap_or_default());
         self.space.clear();
@@ -76,7 +91,7 @@ impl Allocator {
 
     /// Who is to get our ranges: somebody alive, if there is anybody, and better one who has
     /// ranges already.
-    fn heir(&self) -> Option<PeerName> {
+    pub(super) fn heir(&self) -> Option<PeerName> {
         let me = self.config.name;
         let owners = || {
             let owners = self.ring.entries().iter().map(|entry| entry.peer);
@@ -163,11 +178,11 @@ impl Allocator {
         if self.reachable.contains(&peer) {
             plan.refusal = Some(Refusal::StillReachable(self.annotated(peer)));
         } else if plan.ranges.is_empty()
-            && let Some(by) = self.taken_over.get(&peer)
+            && let Some(taken) = self.taken_over.get(&peer)
         {
             plan.refusal = Some(Refusal::AlreadyTaken {
                 peer: self.annotated(peer),
-                by: self.annotated(*by),
+                by: self.annotated(taken.by),
             });
         }
         let others = self.ring.peers().into_iter();
@@ -195,7 +210,11 @@ impl Allocator {
         let all = named(true);
         let gone = named(false);
         match (&all[..], &gone[..]) {
-            ([], _) => Ok(who.parse().ok()),
+            ([], _) => {
+                let mut taken_over = self.taken_over.iter();
+                let gone = taken_over.find(|(_, taken)| taken.nickname == who.as_bytes());
+                Ok(gone.map(|(peer, _)| *peer).or(who.parse().ok()))
+            }
             ([peer], _) | (_, [peer]) => Ok(Some(*peer)),
             (several, _) => {
                 let peers = several.iter().map(ToString::to_string);

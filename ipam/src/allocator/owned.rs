@@ -39,13 +39,6 @@ impl OwnedTable {
         self.by_ident.get(ident)
     }
 
-    /// All addresses and who has them.
-    #[cfg(any(test, feature = "check"))]
-    pub(super) fn addresses(&self) -> impl Iterator<Item = (Address, &Arc<str>)> {
-        let all = self.by_address.iter();
-        all.map(|(address, ident)| (*address, ident))
-    }
-
     /// Who has `address`.
     pub(super) fn owner(&self, address: Address) -> Option<&Arc<str>> {
         self.by_address.get(&address)

@@ -201,7 +201,7 @@ impl Allocator {
                 });
             }
         }
-        Ok(Done::Claimed)
+        Ok(Done::Claimed(*cidr))
     }
 
     /// Settles a claim, or sees to it that it can be settled later.
@@ -231,7 +231,7 @@ impl Allocator {
     fn answer_early(&mut self, claim: &mut Claim) {
         if let Some(id) = claim.id.take() {
             info!(ident = claim.ident, cidr = %claim.cidr, "cannot claim yet; will try later");
-            self.answer(id, Ok(Done::Claimed));
+            self.answer(id, Ok(Done::Claimed(claim.cidr)));
         }
     }
 
@@ -256,7 +256,7 @@ impl Allocator {
                 });
             }
         }
-        Ok(Done::Claimed)
+        Ok(Done::Claimed(*cidr))
     }
 
     fn refused_by(&self, claim: &Claim, peer: PeerName, reason: String) -> Refusal {

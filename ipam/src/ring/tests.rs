@@ -7,6 +7,8 @@ use serde_json::Value;
 use super::*;
 use crate::testing::{address, list, number, peer, range, ring, vectors};
 
+mod properties;
+
 #[test]
 fn operations_as_recorded() {
     let mut seen = BTreeSet::new();

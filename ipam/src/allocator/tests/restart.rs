@@ -51,7 +51,7 @@ fn restarts_as_recorded() {
             }
         }
         assert_eq!(messages, [], "{name}");
-        allocator.check_consistency();
+        allocator.check_consistency().unwrap();
 
         let expected = &vector["expected"];
         let mut after = saved(&expected["persisted_after"]);

@@ -148,7 +148,7 @@ impl Net {
                 }
             }
         }
-        peer.allocator.check_consistency();
+        peer.allocator.check_consistency().unwrap();
     }
 
     fn settle(&mut self) {
@@ -200,7 +200,7 @@ impl Net {
         let answer = self.answers.get(&(name, id))?;
         Some(match answer {
             Ok(Done::Allocated(cidr)) => cidr.address.to_string(),
-            Ok(Done::Claimed | Done::Released | Done::Primed | Done::ShutDown(_)) => "ok".into(),
+            Ok(Done::Claimed(_) | Done::Released | Done::Primed | Done::ShutDown(_)) => "ok".into(),
             Ok(Done::Addresses(cidrs)) => {
                 let cidrs: Vec<String> = cidrs.iter().map(ToString::to_string).collect();
                 cidrs.join(" ")
