@@ -8,7 +8,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::gob::{Decoder, Limits};
 use proto::gossip::GossipData;
@@ -18,9 +18,10 @@ use rand::{Rng, RngExt, SeedableRng};
 use router::LinkId;
 use router::connection::{Connection, ConnectionEvent, Local, Role};
 use router::crypto::session::Password;
-use router::dataplane::{Command, DataPlane, LinkConfig, OverlayControl};
+use router::dataplane::{Command, DataPlane, Event, LinkConfig, OverlayControl};
+use router::mesh::{Mesh, MeshConfig, Output};
 use router::topology::{Peers, Routes};
-use router::wire::control::{ControlForm, Message};
+use router::wire::control::{ControlForm, GossipKind, GossipMessage, Message};
 use router::wire::intro::Versions;
 
 /// A target.
@@ -35,6 +36,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ring", ring),
     ("connection", connection),
     ("dataplane", dataplane),
+    ("mesh", mesh),
 ];
 
 /// Any gob stream.
@@ -227,6 +229,95 @@ pub fn dataplane(data: &[u8]) {
     while engine.poll_event().is_some() {}
 }
 
+/// A control engine with two neighbours: the input as a message of the first, as the payload of its
+/// gossip, and as the first bytes of a stranger; and the seconds that follow.
+pub fn mesh(data: &[u8]) {
+    let mut now = Instant::now();
+    let name = |last| PeerName::from_bytes([0, 0, 0, 0, 0, last]);
+    let ours: SocketAddr = ([127, 0, 0, 1], 6783).into();
+    let config = MeshConfig {
+        name: name(1),
+        nickname: "us".to_owned(),
+        password: None,
+        versions: Versions::default(),
+        overlays: vec!["sleeve".to_owned()],
+        port: 6783,
+        discovery: true,
+        conn_limit: 4,
+        trusted_subnets: Vec::new(),
+    };
+    let mut mesh = Mesh::new(config, [3; 32], now);
+    let mut neighbours = Vec::new();
+    for last in [2, 3] {
+        let local = Local {
+            name: name(last),
+            uid: PeerUid(last.into()),
+            nickname: String::new(),
+            short_id: Some(ShortId(last.into())),
+            password: None,
+            versions: Versions::default(),
+            overlays: vec!["sleeve".to_owned()],
+        };
+        let remote = ([127, 0, 0, last], 40_000).into();
+        let link = mesh.handle_accepted(remote, ours, now);
+        let mut far = Connection::new(Role::Dialler, &local, 3, [9; 32], false, now);
+        exchange(&mut mesh, link, &mut far, now);
+        far.admit(now);
+        mesh.handle_data_event(Event::Established(link), now);
+        neighbours.push((link, far));
+    }
+    assert_eq!(mesh.peers().ours().connections.len(), 2);
+
+    let (link, far) = &mut neighbours[0];
+    let len = u32::try_from(data.len())
+        .expect("short input")
+        .to_be_bytes();
+    mesh.handle_bytes(*link, &[&len, data].concat(), now);
+    for channel in ["topology", "strange"] {
+        for kind in [GossipKind::Neighbours, GossipKind::Broadcast] {
+            let message = GossipMessage::new(channel.as_bytes(), kind, name(2), data);
+            far.send(&Message::Gossip(message)).expect("it is short");
+            exchange(&mut mesh, *link, far, now);
+        }
+    }
+    let stranger = mesh.handle_accepted(([127, 0, 0, 9], 9).into(), ours, now);
+    mesh.handle_bytes(stranger, data, now);
+    let end = now + Duration::from_secs(40);
+    while let Some(due) = mesh.poll_timeout().filter(|due| *due <= end) {
+        assert!(due > now, "the engine spins");
+        now = due;
+        mesh.handle_timeout(now);
+        while let Some(output) = mesh.poll_output() {
+            if let Output::Dial { link, .. } = output {
+                mesh.handle_dialled(link, Err("unreachable".to_owned()), now);
+            }
+        }
+        for (link, far) in &mut neighbours {
+            exchange(&mut mesh, *link, far, now);
+        }
+    }
+    let _ = mesh.status(now);
+}
+
+/// Carries bytes between an engine and the other end of one of its connections.
+fn exchange(mesh: &mut Mesh, link: LinkId, far: &mut Connection, now: Instant) {
+    loop {
+        let mut moved = false;
+        while let Some(bytes) = mesh.poll_transmit(link) {
+            moved = true;
+            far.handle_bytes(&bytes, now);
+        }
+        while far.poll_event().is_some() {}
+        while let Some(bytes) = far.poll_transmit() {
+            moved = true;
+            mesh.handle_bytes(link, &bytes, now);
+        }
+        if !moved {
+            return;
+        }
+    }
+}
+
 fn connect(peers: &mut Peers, to: PeerName, address: SocketAddr, rng: &mut StdRng) {
     peers
         .introduce(to, PeerUid(1), "", None, true, rng)
@@ -280,7 +371,7 @@ pub fn mutate(input: &mut Vec<u8>, other: &[u8], rng: &mut StdRng) {
             0 if at < input.len() => input[at] = rng.random(),
             1 if at < input.len() => input[at] ^= 1 << rng.random_range(0..8),
             2 if at < input.len() => {
-                input[at] = INTERESTING[rng.random_range(0..INTERESTING.len())]
+                input[at] = INTERESTING[rng.random_range(0..INTERESTING.len())];
             }
             3 => input.insert(at, rng.random()),
             4 => {

@@ -59,11 +59,25 @@ fn run(case: &str, scenario: &Scenario, play: impl Fn(&mut World)) -> Vec<Summar
                     Err(error) => panic!("{case}, MESHCTL_SEED={seed}: {error}"),
                 };
                 println!("{case}: {summary}");
+                check_load(&summary);
                 assert_eq!(errors.load(Ordering::Relaxed), 0, "errors were logged");
                 summary
             })
             .collect()
     })
+}
+
+/// There was no message storm.
+fn check_load(summary: &Summary) {
+    let (peers, degree) = (summary.peers as f64, summary.degree as f64);
+    // To each neighbour what is passed on, some ten times a second as it waits for routes, and one's
+    // own news; with all the other peers a handshake.
+    let peak = 12.0 * degree + 4.0 * peers;
+    assert!(f64::from(summary.peak) <= peak, "{summary}");
+    assert!(summary.mean <= 20.0, "{summary}");
+    // A heartbeat and gossip for each neighbour in half a minute; all of it may fall together.
+    assert!(summary.rest_mean <= 2.0 * degree / 30.0, "{summary}");
+    assert!(f64::from(summary.rest_peak) <= 2.0 * degree, "{summary}");
 }
 
 /// Starts all hosts within `time`.
@@ -111,5 +125,66 @@ fn a_hundred_peers_through_loss_partition_and_restarts() {
     });
     for summary in summaries {
         assert_eq!(summary.peers, 100);
+    }
+}
+
+#[test]
+fn a_full_mesh_by_discovery() {
+    let scenario = Scenario {
+        discovery: true,
+        conn_limit: 0,
+        password: "secret",
+        target_count: 1,
+        ..Scenario::sparse(30)
+    };
+    let summaries = run("full mesh", &scenario, |world| {
+        start_all(world, 10 * SECOND);
+        world.run(30 * SECOND);
+        world.partition(3);
+        world.run(100 * SECOND);
+        world.heal();
+        restart_some(world, 5);
+        world.break_connections(0.3);
+    });
+    for summary in summaries {
+        assert_eq!((summary.peers, summary.connections), (30, 30 * 29 / 2));
+        assert_eq!(summary.diameter, 1);
+    }
+}
+
+#[test]
+fn a_hundred_peers_with_a_connection_limit() {
+    let scenario = Scenario {
+        discovery: true,
+        conn_limit: 8,
+        target_count: 2,
+        ..Scenario::sparse(100)
+    };
+    run("limited mesh", &scenario, |world| {
+        start_all(world, 20 * SECOND);
+        world.run(60 * SECOND);
+        restart_some(world, 5);
+        world.run(120 * SECOND);
+        world.stop_dialling();
+    });
+}
+
+#[test]
+fn everybody_starts_at_once_with_all_the_others_behind_one_name() {
+    let scenario = Scenario {
+        target_count: 0,
+        discovery: true,
+        ..Scenario::sparse(20)
+    };
+    let summaries = run("one name", &scenario, |world| {
+        let count = world.host_count();
+        world.set_name("peers", &(0..count).collect::<Vec<_>>());
+        for host in 0..count {
+            world.add_target(host, "peers");
+            world.start(host);
+        }
+    });
+    for summary in summaries {
+        assert_eq!(summary.connections, 20 * 19 / 2);
     }
 }

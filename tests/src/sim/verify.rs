@@ -8,11 +8,13 @@ use std::time::Duration;
 use proto::PeerName;
 use router::mesh::Mesh;
 
-use super::world::REST;
 use super::{World, name};
 
 /// A connection as one end must list it: remote address, and whether it dialled.
 type Listed = (SocketAddr, bool);
+
+/// One round of periodic gossip.
+const GOSSIP_SECONDS: usize = 30;
 
 /// What a run has cost.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,8 +23,10 @@ pub struct Summary {
     pub peers: usize,
     /// Connections between them.
     pub connections: usize,
-    /// Virtual time from the last disturbance until everybody knew the truth.
+    /// Virtual time from the last disturbance until no peer had anything new to tell.
     pub took: Duration,
+    /// Most connections of one peer.
+    pub degree: usize,
     /// Longest unicast route, in hops.
     pub diameter: usize,
     /// Bytes sent on all connections.
@@ -31,7 +35,7 @@ pub struct Summary {
     pub mean: f64,
     /// The busiest second of any peer.
     pub peak: u32,
-    /// The same, at rest only.
+    /// The same at rest, over the last round of gossip.
     pub rest_mean: f64,
     /// See `rest_mean`.
     pub rest_peak: u32,
@@ -41,17 +45,18 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} peers, {} connections, up to {} hops, at rest after {:?}; {:.1} MB \
-             sent; messages per peer and second: \
-             mean {:.2}, peak {}; in the last {} s: mean {:.2}, peak {}",
+            "{} peers, {} connections, up to {} of one peer, up to {} hops, at rest after {:?}; \
+             {:.1} MB sent; messages per peer and second: mean {:.2}, peak {}; in the last {} s: \
+             mean {:.2}, peak {}",
             self.peers,
             self.connections,
+            self.degree,
             self.diameter,
             self.took,
             self.bytes as f64 / 1e6,
             self.mean,
             self.peak,
-            REST.as_secs(),
+            GOSSIP_SECONDS,
             self.rest_mean,
             self.rest_peak,
         )
@@ -76,7 +81,6 @@ impl World {
         }
         let seconds = self.elapsed().as_secs();
         let seconds = usize::try_from(seconds).map_err(|_| "endless run")?.max(1);
-        let rest = usize::try_from(REST.as_secs()).unwrap_or(0);
         let per_second = |from: usize| {
             let counts = self
                 .hosts
@@ -90,11 +94,12 @@ impl World {
             )
         };
         let (mean, peak) = per_second(0);
-        let (rest_mean, rest_peak) = per_second(seconds.saturating_sub(rest));
+        let (rest_mean, rest_peak) = per_second(seconds.saturating_sub(GOSSIP_SECONDS));
         Ok(Summary {
             peers: up.len(),
             took: Duration::ZERO,
             connections: truth.values().map(BTreeMap::len).sum::<usize>() / 2,
+            degree: truth.values().map(BTreeMap::len).max().unwrap_or(0),
             diameter,
             bytes: self.bytes,
             mean,

@@ -18,7 +18,8 @@ use super::{Scenario, Summary, address, name};
 /// Bytes that a connection takes per second.
 const BANDWIDTH: f64 = 10e6;
 
-/// Watched after everything is at rest: a round of periodic gossip, and a little more.
+/// How long nothing must change before all counts as at rest: a round of periodic gossip, and a
+/// little more.
 pub(super) const REST: Duration = Duration::from_secs(40);
 
 /// How a host goes down.
@@ -149,6 +150,7 @@ pub struct World {
     events: BinaryHeap<Reverse<Scheduled>>,
     sequence: u64,
     pub(super) bytes: u64,
+    dialling_stopped: bool,
     /// Addresses behind host names.
     names: BTreeMap<String, Vec<IpAddr>>,
 }
@@ -203,6 +205,7 @@ impl World {
             events: BinaryHeap::new(),
             sequence: 0,
             bytes: 0,
+            dialling_stopped: false,
             names: BTreeMap::new(),
         }
     }
@@ -301,21 +304,39 @@ impl World {
         }
     }
 
-    /// Lets time pass until [`verify`](Self::verify) finds nothing wrong any more, or `limit` is over;
-    /// then some time more, after which it must still be so.
+    /// Lets time pass until no peer has anything new to tell of itself; then everybody must know the
+    /// truth. `limit` bounds the wait.
     pub fn settle(&mut self, limit: Duration) -> Result<Summary, String> {
-        let step = Duration::from_secs(5);
         let began = self.now;
-        while let Err(error) = self.verify() {
-            if self.now - began >= limit {
-                return Err(format!("not at rest after {limit:?}: {error}"));
+        let mut changed_at = self.now;
+        let mut versions = self.versions();
+        while self.now - changed_at < REST {
+            self.run(Duration::from_secs(1));
+            let newer = self.versions();
+            if newer != versions {
+                versions = newer;
+                changed_at = self.now;
             }
-            self.run(step);
+            if self.now - began > limit {
+                return Err(format!("not at rest after {limit:?}"));
+            }
         }
-        let took = self.now - began;
-        self.run(REST);
         let summary = self.verify()?;
-        Ok(Summary { took, ..summary })
+        Ok(Summary {
+            took: changed_at - began,
+            ..summary
+        })
+    }
+
+    fn versions(&self) -> Vec<u64> {
+        let meshes = self.hosts.iter().filter_map(|host| host.mesh.as_ref());
+        meshes.map(|mesh| mesh.peers().ours().version).collect()
+    }
+
+    /// From now on dials get no answer. Where peers may not have the connections that they want, they
+    /// would dial for ever, and each attempt is part of the dialler's record until it is refused.
+    pub fn stop_dialling(&mut self) {
+        self.dialling_stopped = true;
     }
 
     /// Lets time pass.
@@ -481,7 +502,7 @@ impl World {
             );
             return;
         };
-        if self.hosts[host].group != self.hosts[target].group {
+        if self.hosts[host].group != self.hosts[target].group || self.dialling_stopped {
             return; // lost; the dialler gives up by itself
         }
         if self.hosts[target].mesh.is_none() {
