@@ -56,9 +56,6 @@ use links::Link;
 use relay::Waiting;
 pub use subnet::{BadSubnet, Subnet};
 
-/// Name of the overlay that every peer speaks, also one that does not say which it speaks.
-pub const SLEEVE: &str = "sleeve";
-
 /// What a mesh peer is told at its start.
 #[derive(Debug, Clone)]
 pub struct MeshConfig {

@@ -79,9 +79,9 @@ impl Switch {
         }
         match self.table.learn_captured(source, self.ours, now) {
             Sighting::Known => {}
-            Sighting::New => tracing::debug!(mac = %source, "found local MAC"),
+            Sighting::New => tracing::info!("Discovered local MAC {source}"),
             Sighting::Moved { from } => {
-                tracing::info!(mac = %source, %from, "MAC moved to this host");
+                tracing::info!("Discovered local MAC {source} (was at {from})");
             }
             Sighting::Refused { peer } => {
                 tracing::debug!(mac = %source, %peer, "captured frame of a MAC at another peer");
@@ -112,9 +112,9 @@ impl Switch {
             return Verdict::Drop(DropReason::InvalidSource);
         }
         match self.table.learn(source, origin, now) {
-            Sighting::New => tracing::debug!(mac = %source, peer = %origin, "found remote MAC"),
+            Sighting::New => tracing::info!("Discovered remote MAC {source} at {origin}"),
             Sighting::Moved { from } => {
-                tracing::info!(mac = %source, %from, to = %origin, "MAC moved");
+                tracing::info!("Discovered remote MAC {source} at {origin} (was at {from})");
             }
             Sighting::Known | Sighting::Refused { .. } => {}
         }

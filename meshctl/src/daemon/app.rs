@@ -15,7 +15,8 @@ use rand::TryRng as _;
 use rand::rngs::SysRng;
 use router::io::tap::{Tap, TapDevice};
 use router::io::{Router, RouterConfig};
-use router::mesh::{MeshConfig, SLEEVE};
+use router::mesh::MeshConfig;
+use router::overlay::negotiate::SUPPORTED;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -212,7 +213,7 @@ fn start(
             nickname: nickname.to_owned(),
             password: config.password.take(),
             versions: config.versions,
-            overlays: vec![SLEEVE.to_owned()],
+            overlays: SUPPORTED.iter().map(|name| (*name).to_owned()).collect(),
             port: config.port,
             discovery: config.discovery,
             conn_limit: config.conn_limit,

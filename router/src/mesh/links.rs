@@ -10,18 +10,16 @@ use std::time::Instant;
 use proto::{ConnectionUid, PeerName};
 use rand::{Rng as _, RngExt as _};
 
-use super::{Mesh, Output, SLEEVE};
+use super::{Mesh, Output};
 use crate::LinkId;
 use crate::connection::{Connection, ConnectionEvent, Introduction, Role};
 use crate::connector::Ending;
 use crate::constants::{DIAL_TIMEOUT, GC_DELAY};
 use crate::dataplane::{Command, LinkConfig, OverlayControl};
 use crate::gossip::Outbox;
+use crate::overlay::negotiate;
 use crate::topology::{IntroduceError, Nickname, Peers};
 use crate::wire::control::Message;
-
-/// Overlay control messages count overlays in one byte.
-const MAX_OVERLAYS: usize = 256;
 
 /// One TCP connection, or the attempt at it.
 pub(super) struct Link {
@@ -376,7 +374,8 @@ impl Mesh {
         tracing::info!("{label}: connection ready; using protocol version {version}");
 
         // 5: the overlays.
-        let overlays = common_overlays(&self.config.overlays, overlays.as_deref())?;
+        let overlays = negotiate::common(&self.config.overlays, overlays.as_deref())
+            .map_err(|error| End::broken(error.to_string()))?;
         if let Some(met) = self.links.get_mut(&id).and_then(Link::met_mut) {
             met.overlay_count = overlays.len();
         }
@@ -581,24 +580,4 @@ impl Met {
     fn takes_control(&self, control: &OverlayControl) -> bool {
         self.added && usize::from(control.index) < self.overlay_count
     }
-}
-
-/// The overlays that both ends speak, in our order: the original has each end count in its own.
-/// `theirs` are separated by single blanks; an end that says nothing speaks sleeve.
-fn common_overlays(ours: &[String], theirs: Option<&str>) -> Result<Vec<String>, End> {
-    let theirs = theirs.unwrap_or(SLEEVE);
-    let common: Vec<String> = ours
-        .iter()
-        .filter(|ours| theirs.split(' ').any(|theirs| theirs == *ours))
-        .take(MAX_OVERLAYS)
-        .cloned()
-        .collect();
-    if common.is_empty() {
-        return Err(End::broken(format!(
-            "no overlay in common (ours: {}; theirs: {})",
-            ours.join(" "),
-            theirs.escape_debug(),
-        )));
-    }
-    Ok(common)
 }

@@ -29,7 +29,7 @@ pub struct NoCommonOverlay {
 }
 
 /// The value of the feature `Overlays` for our list.
-pub fn offer<S: AsRef<str>>(ours: &[S]) -> String {
+fn offer<S: AsRef<str>>(ours: &[S]) -> String {
     let names: Vec<&str> = ours.iter().map(AsRef::as_ref).collect();
     names.join(" ")
 }

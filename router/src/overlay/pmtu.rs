@@ -13,6 +13,8 @@
 
 use std::time::Instant;
 
+use proto::PeerName;
+
 use crate::constants::{MAX_UDP_PAYLOAD, MTU_FLOOR, MTU_TEST_COUNT, MTU_TEST_TIMEOUT, MTU_UNKNOWN};
 use crate::wire::ethernet::HEADER_LEN;
 use crate::wire::sleeve::{FRAGMENTATION_TEST_LEN, RECORD_HEADER_LEN};
@@ -56,6 +58,8 @@ struct Search {
 /// What is known of the path to one neighbour.
 #[derive(Debug)]
 pub(super) struct Pmtu {
+    /// For the log.
+    peer: PeerName,
     /// Bytes that turn an IP packet of the overlay into one of the underlay.
     overhead: u16,
     mtu: u16,
@@ -69,9 +73,10 @@ impl Pmtu {
         clippy::cast_possible_truncation,
         reason = "header lengths are constants far below 64 KB"
     )]
-    pub(super) const fn new(header_len: usize) -> Self {
+    pub(super) const fn new(peer: PeerName, header_len: usize) -> Self {
         let overhead = UDP_OVERHEAD + (header_len + RECORD_HEADER_LEN + HEADER_LEN) as u16;
         Self {
+            peer,
             overhead,
             mtu: MTU_UNKNOWN,
             max_payload: MAX_UDP_PAYLOAD,
@@ -168,7 +173,7 @@ impl Pmtu {
             let mtu = search.highest_good;
             self.search = None;
             self.set_mtu(mtu);
-            tracing::info!(mtu, "effective MTU verified");
+            tracing::info!("->[{}] sleeve: Effective MTU verified at {mtu}", self.peer);
             return Action::None;
         }
         search.candidate = candidate;
@@ -233,7 +238,7 @@ mod tests {
                     "first_candidate_encrypted",
                 ),
             ] {
-                let mut pmtu = Pmtu::new(header_len);
+                let mut pmtu = Pmtu::new(PeerName::UNKNOWN, header_len);
                 assert_eq!(meaning[overhead], pmtu.overhead);
                 let Action::Test(first) = pmtu.handle_too_long(path_mtu, Instant::now()) else {
                     panic!("no test");
@@ -250,7 +255,7 @@ mod tests {
     fn the_recorded_searches() {
         // Plain, path MTU 1500: answered at once.
         let now = Instant::now();
-        let mut pmtu = Pmtu::new(PLAIN_HEADER_LEN);
+        let mut pmtu = Pmtu::new(PeerName::UNKNOWN, PLAIN_HEADER_LEN);
         assert_eq!((pmtu.mtu(), pmtu.max_payload()), (65535, 65507));
         let action = pmtu.handle_too_long(1500, now);
         assert_eq!((pmtu.mtu(), pmtu.max_payload()), (1438, 1472));
@@ -261,7 +266,7 @@ mod tests {
         assert_eq!((pmtu.mtu(), pmtu.max_payload()), (1438, 1472));
 
         // Unanswered until 662, then all good: as tried against the original.
-        let mut pmtu = Pmtu::new(PLAIN_HEADER_LEN);
+        let mut pmtu = Pmtu::new(PeerName::UNKNOWN, PLAIN_HEADER_LEN);
         let action = pmtu.handle_too_long(1500, now);
         let (tests, taken) = run(&mut pmtu, action, now, 772);
         let candidates: Vec<_> = tests.iter().map(|test| test.0).collect();
@@ -277,7 +282,7 @@ mod tests {
     #[test]
     fn an_unanswered_search_ends_at_the_floor() {
         let now = Instant::now();
-        let mut pmtu = Pmtu::new(SEALED_HEADER_LEN);
+        let mut pmtu = Pmtu::new(PeerName::UNKNOWN, SEALED_HEADER_LEN);
         let action = pmtu.handle_too_long(1500, now);
         assert_eq!(pmtu.mtu(), 1414);
         let (tests, _) = run(&mut pmtu, action, now, 0);
@@ -288,7 +293,7 @@ mod tests {
     #[test]
     fn only_a_smaller_path_restarts_a_running_search() {
         let now = Instant::now();
-        let mut pmtu = Pmtu::new(PLAIN_HEADER_LEN);
+        let mut pmtu = Pmtu::new(PeerName::UNKNOWN, PLAIN_HEADER_LEN);
         assert_eq!(pmtu.handle_too_long(1500, now), Action::Test(1438));
         assert_eq!(pmtu.handle_too_long(1500, now), Action::None);
         assert_eq!(pmtu.handle_too_long(9000, now), Action::None);
@@ -311,7 +316,7 @@ mod tests {
         fn finds_what_the_path_carries(path_mtu in 0..=u16::MAX, real in 0..=u16::MAX) {
             let now = Instant::now();
             for header_len in [PLAIN_HEADER_LEN, SEALED_HEADER_LEN] {
-                let mut pmtu = Pmtu::new(header_len);
+                let mut pmtu = Pmtu::new(PeerName::UNKNOWN, header_len);
                 let action = pmtu.handle_too_long(path_mtu, now);
                 let top = pmtu.mtu();
                 let (tests, taken) = run(&mut pmtu, action, now, real);

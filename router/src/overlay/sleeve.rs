@@ -95,7 +95,7 @@ impl Sleeve {
             remote: config.remote,
             acknowledged: false,
             fragments: false,
-            pmtu: Pmtu::new(envelope.header_len()),
+            pmtu: Pmtu::new(config.peer, envelope.header_len()),
             envelope,
             df_lane: Lane::new(true),
             lane: Lane::new(false),
@@ -150,6 +150,7 @@ impl Sleeve {
             State::Established => Ok(()),
             State::Confirmed if self.remote.is_some() => {
                 self.state = State::Established;
+                tracing::info!("->[{}] using sleeve", self.peer);
                 self.heartbeat_at = Some(now + SLOW_HEARTBEAT);
                 self.send_fragment_test(now, out);
                 self.send_special(true, &vec![0; MTU_PROBE_LEN], out);
@@ -198,7 +199,10 @@ impl Sleeve {
                 self.send_heartbeat(now, out);
             }
             Some(remote) if remote != from => {
-                tracing::info!(peer = %self.peer, %remote, to = %from, "peer's UDP address changed");
+                tracing::info!(
+                    "->[{}] sleeve: remote address changed from {remote} to {from}",
+                    self.peer
+                );
                 self.flush(out);
                 self.remote = Some(from);
             }

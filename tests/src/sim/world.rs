@@ -10,7 +10,8 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use router::LinkId;
 use router::crypto::session::Password;
 use router::dataplane::{Command, Event as DataEvent};
-use router::mesh::{Mesh, MeshConfig, Output, SLEEVE};
+use router::mesh::{Mesh, MeshConfig, Output};
+use router::overlay::negotiate::SLEEVE;
 use router::wire::intro::Versions;
 
 use super::{Scenario, Summary, address, name};
