@@ -4,9 +4,13 @@
 //! at a time in between. Systems are measured in alternation and compared by the ratio of their
 //! medians, since the two hosts, the load and whatever else the machine does share its cores.
 //!
-//! [`traffic`] makes the load, [`meter`] reads what it cost,
-//! [`report`] turns samples into tables.
+//! [`systems`] sets the stage, [`traffic`] makes the load, [`meter`] reads what it cost,
+//! [`measure`] takes one round of a system, [`report`] turns samples into tables, and
+//! [`interrupt`] ends it all early. The program `lab` puts them together.
 
+pub mod interrupt;
+pub mod measure;
 pub mod meter;
 pub mod report;
+pub mod systems;
 pub mod traffic;

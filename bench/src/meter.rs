@@ -17,6 +17,9 @@ pub struct Usage {
     pub router: f64,
     /// CPU seconds of the whole machine: user, system, interrupts.
     pub machine: f64,
+    /// CPU seconds of other programs than this one and those watched: what they take, the
+    /// measurement lacks.
+    pub foreign: f64,
 }
 
 /// Measures from its creation to [`Meter::stop`].
@@ -26,6 +29,7 @@ pub struct Meter {
     started: Instant,
     router: f64,
     machine: f64,
+    foreign: f64,
 }
 
 impl Meter {
@@ -33,9 +37,10 @@ impl Meter {
     pub fn start(pids: &[u32]) -> Result<Self> {
         Ok(Self {
             pids: pids.to_vec(),
-            started: Instant::now(),
+            foreign: cpu_of_others(pids)?,
             router: cpu_of(pids)?,
             machine: cpu_of_machine()?,
+            started: Instant::now(),
         })
     }
 
@@ -43,31 +48,78 @@ impl Meter {
     pub fn stop(&self) -> Result<Usage> {
         Ok(Usage {
             wall: self.started.elapsed().as_secs_f64(),
-            router: cpu_of(&self.pids)? - self.router,
             machine: cpu_of_machine()? - self.machine,
+            router: cpu_of(&self.pids)? - self.router,
+            // Less than nothing only if a program ended and nobody waited for it.
+            foreign: (cpu_of_others(&self.pids)? - self.foreign).max(0.0),
         })
     }
 }
 
 fn cpu_of(pids: &[u32]) -> Result<f64> {
-    pids.iter().map(|pid| process_cpu(*pid)).sum()
+    let of = |pid: &u32| -> Result<f64> {
+        let path = format!("/proc/{pid}/stat");
+        let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        Ok(Times::parse(&stat)
+            .with_context(|| format!("cannot understand {path}"))?
+            .own)
+    };
+    pids.iter().map(of).sum()
 }
 
-/// User and system CPU seconds of one process, all threads.
-fn process_cpu(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    // The command name may contain anything, but it ends at the last parenthesis.
-    let (_, fields) = stat
-        .rsplit_once(')')
-        .context("no command in /proc/PID/stat")?;
-    let ticks: f64 = fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|field| field.parse::<f64>().ok())
-        .sum();
-    Ok(ticks / TICKS_PER_SECOND)
+/// CPU seconds of all programs but this one and `pids`. With what their ended children used, so
+/// that nothing is lost when a short-lived one ends: its parent inherits it.
+fn cpu_of_others(pids: &[u32]) -> Result<f64> {
+    let mut sum = 0.0;
+    for entry in fs::read_dir("/proc")
+        .context("cannot read /proc")?
+        .flatten()
+    {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        if pid == std::process::id() || pids.contains(&pid) {
+            continue;
+        }
+        // A process may end between the two steps.
+        let stat = fs::read_to_string(entry.path().join("stat"));
+        if let Some(times) = stat.ok().and_then(|stat| Times::parse(&stat))
+            && !(pid == KTHREADD || times.parent == KTHREADD)
+        {
+            sum += times.own + times.children;
+        }
+    }
+    Ok(sum)
+}
+
+/// The parent of all threads of the kernel, whose work is nobody else's.
+const KTHREADD: u32 = 2;
+
+/// What `/proc/PID/stat` says of a process.
+#[derive(Debug)]
+struct Times {
+    parent: u32,
+    /// User and system CPU seconds, of all threads.
+    own: f64,
+    /// Those of children that have ended.
+    children: f64,
+}
+
+impl Times {
+    fn parse(stat: &str) -> Option<Self> {
+        // The command name may contain anything, but it ends at the last parenthesis.
+        let (_, fields) = stat.rsplit_once(')')?;
+        let mut fields = fields.split_whitespace().skip(1);
+        let parent = fields.next()?.parse().ok()?;
+        let mut ticks = fields.skip(9).map_while(|field| field.parse::<f64>().ok());
+        let mut pair = || Some((ticks.next()? + ticks.next()?) / TICKS_PER_SECOND);
+        Some(Self {
+            parent,
+            own: pair()?,
+            children: pair()?,
+        })
+    }
 }
 
 /// CPU seconds that the machine has not been idle, since it started.
@@ -122,6 +174,15 @@ pub fn descendants(root: u32) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_stat() {
+        let line = "7 (a) b) S 1 7 7 0 -1 4194560 5 6 0 0 250 50 300 100 20 0 1 0 1 2 3";
+        let times = Times::parse(line).unwrap();
+        assert_eq!(times.parent, 1);
+        assert!((times.own - 3.0).abs() < 1e-9 && (times.children - 4.0).abs() < 1e-9);
+        assert!(Times::parse("7 (a) S 1").is_none());
+    }
 
     #[test]
     fn measures_this_process() {

@@ -17,6 +17,8 @@ pub struct Results {
     pub command: String,
     /// Samples by system, in the order in which the systems were named.
     pub systems: Vec<(String, Vec<Sample>)>,
+    /// What did not work, by system.
+    pub failures: Vec<(String, String)>,
 }
 
 /// A column of the table.
@@ -30,8 +32,14 @@ pub struct Metric {
     pub digits: usize,
 }
 
+/// Ending of the key that says, if it is there, that a value was limited by the load generator.
+pub const LIMITED: &str = "_limited";
+
+/// What a column of [`METRICS`] is when it says nothing about the system but about the machine.
+pub const FOREIGN: &str = "foreign_cores";
+
 /// The columns, in order.
-pub const METRICS: [Metric; 8] = [
+pub const METRICS: [Metric; 10] = [
     Metric {
         key: "tcp1_gbps",
         title: "TCP 1 stream, Gbit/s",
@@ -68,13 +76,28 @@ pub const METRICS: [Metric; 8] = [
         digits: 2,
     },
     Metric {
+        key: "machine_cpu_s_per_gb",
+        title: "machine CPU, s/GB",
+        digits: 2,
+    },
+    Metric {
         key: "resident_mb",
         title: "resident, MB",
         digits: 1,
     },
+    Metric {
+        key: FOREIGN,
+        title: "busy with other things, cores",
+        digits: 2,
+    },
 ];
 
 impl Results {
+    /// Names a system, which fixes its place in the tables.
+    pub fn announce(&mut self, system: &str) {
+        self.systems.push((system.to_owned(), Vec::new()));
+    }
+
     /// Adds one round of a system.
     pub fn push(&mut self, system: &str, sample: Sample) {
         match self.systems.iter_mut().find(|(name, _)| name == system) {
@@ -94,10 +117,15 @@ impl Results {
         self.render(|samples, metric| {
             spread(samples, metric.key).map(|(low, median, high)| {
                 let digits = metric.digits;
-                if samples.len() == 1 {
-                    format!("{median:.digits$}")
+                let at_least = if is_limited(samples, metric.key) {
+                    "≥ "
                 } else {
-                    format!("{median:.digits$} ({low:.digits$}-{high:.digits$})")
+                    ""
+                };
+                if samples.len() == 1 {
+                    format!("{at_least}{median:.digits$}")
+                } else {
+                    format!("{at_least}{median:.digits$} ({low:.digits$}-{high:.digits$})")
                 }
             })
         })
@@ -106,6 +134,9 @@ impl Results {
     /// Medians divided by those of `reference`, as a Markdown table.
     pub fn ratios(&self, reference: &str) -> String {
         self.render(|samples, metric| {
+            if metric.key == FOREIGN {
+                return None;
+            }
             let (_, median, _) = spread(samples, metric.key)?;
             let base = self
                 .median(reference, metric.key)
@@ -134,6 +165,13 @@ impl Results {
         table.push('\n');
         table
     }
+}
+
+/// Whether most samples of a metric were limited by the load generator.
+fn is_limited(samples: &[Sample], key: &str) -> bool {
+    let key = format!("{key}{LIMITED}");
+    let limited = samples.iter().filter(|sample| sample.contains_key(&key));
+    limited.count() * 2 > samples.len()
 }
 
 /// Minimum, median, maximum.
@@ -174,5 +212,20 @@ mod tests {
         assert_eq!(results.median("c", "tcp1_gbps"), None);
         assert!(results.table().contains("| a | 3.00 (1.00-4.00) | - |"));
         assert!(results.ratios("b").contains("| a | 3.00 |"));
+    }
+
+    #[test]
+    fn what_the_generator_limits_is_a_lower_bound() {
+        let mut results = Results::default();
+        results.announce("late");
+        results.announce("fast");
+        let rate = ("udp64_kpps".to_owned(), 100.0);
+        let limited = ("udp64_kpps_limited".to_owned(), 1.0);
+        results.push("fast", Sample::from([rate.clone(), limited.clone()]));
+        results.push("late", Sample::from([rate.clone()]));
+        let table = results.table();
+        assert!(table.contains("| fast | - | - | ≥ 100 |"), "{table}");
+        assert!(table.contains("| late | - | - | 100 |"), "{table}");
+        assert!(table.find("late") < table.find("fast"));
     }
 }

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use host::netns::Netns;
 
+use crate::interrupt;
+use crate::meter::{Meter, Usage};
+
 /// Bytes per write and read, as iperf3 does it.
 const CHUNK: usize = 128 * 1024;
 
@@ -20,6 +23,8 @@ pub struct Throughput {
     pub bytes: u64,
     /// In this many seconds.
     pub seconds: f64,
+    /// What it cost meanwhile.
+    pub usage: Usage,
 }
 
 impl Throughput {
@@ -28,15 +33,23 @@ impl Throughput {
     pub fn gbps(self) -> f64 {
         self.bytes as f64 * 8e-9 / self.seconds
     }
+
+    /// What `cpu_seconds` are per gigabyte (10^9 bytes).
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    pub fn per_gb(self, cpu_seconds: f64) -> f64 {
+        cpu_seconds / (self.bytes as f64 * 1e-9)
+    }
 }
 
-/// Sends from `client` to `server` over `streams` connections for `duration`.
+/// Sends from `client` to `server` over `streams` connections for `duration`, and watches the
+/// processes `pids` meanwhile.
 pub fn run(
     client: &Netns,
     server: &Netns,
     to: SocketAddr,
     streams: usize,
     duration: Duration,
+    pids: &[u32],
 ) -> Result<Throughput> {
     let listener = server
         .run(move || TcpListener::bind(to))?
@@ -58,16 +71,23 @@ pub fn run(
             move || receive(accepted, &received)
         }));
     }
+    let meter = Meter::start(pids)?;
     let started = Instant::now();
     let before = received.load(Ordering::Relaxed);
-    thread::sleep(duration);
+    let slept = interrupt::sleep(duration);
     let bytes = received.load(Ordering::Relaxed) - before;
     let seconds = started.elapsed().as_secs_f64();
+    let usage = meter.stop()?;
     stop.store(true, Ordering::Relaxed);
     for worker in workers {
         worker.join().map_err(|_| anyhow!("a stream panicked"))??;
     }
-    Ok(Throughput { bytes, seconds })
+    slept?;
+    Ok(Throughput {
+        bytes,
+        seconds,
+        usage,
+    })
 }
 
 fn send(mut stream: TcpStream, stop: &AtomicBool) -> Result<()> {

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use host::netns::Netns;
 
+use crate::interrupt;
+
 /// Datagrams per system call.
 const BATCH: usize = 64;
 /// Share that may be lost.
@@ -92,6 +94,7 @@ fn passes(
     rate: f64,
 ) -> Result<Option<f64>> {
     for _ in 0..2 {
+        interrupt::check()?;
         let probe = probe(client, server, to, len, rate)?;
         if probe.loss < TOLERATED_LOSS {
             return Ok(Some(probe.sent_per_second));

@@ -1,0 +1,332 @@
+//! What is measured: systems that carry packets between two hosts, each on a stage of its own.
+//!
+//! ```text
+//!   container          container
+//!      |                   |
+//!    bridge              bridge
+//!      |                   |
+//!   the system   ...   the system      a router's device, a VXLAN device, or the underlay itself
+//!      |                   |
+//!    host 1 ---- veth ---- host 2
+//! ```
+//!
+//! The hosts and their daemons are those of the tests' [`Lab`], whose calls panic when something
+//! does not work; so do [`Stage::build`] and what else says so.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use host::ethtool::set_features;
+use host::netns::Netns;
+use host::stage::INTERFACE;
+use tests::lab::{self, ContainerId, Lab};
+use tests::node::{self, Kind, Options};
+
+/// MTU between the hosts.
+pub const UNDERLAY_MTU: u32 = 1500;
+/// MTU of containers, the same for all overlays: what fits into one datagram of an encrypted
+/// sleeve on the underlay is 1414.
+pub const OVERLAY_MTU: u32 = 1410;
+/// IP and ICMP headers.
+const PING_HEADERS: usize = 28;
+
+/// The bridge of a host.
+const BRIDGE: &str = "weave";
+/// Of hosts that seal.
+const PASSWORD: &str = "correct horse battery staple";
+/// A program that sets up a device ends sooner.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A system to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum System {
+    /// From host to host: neither container nor overlay.
+    RawVeth,
+    /// The containers' bridges joined by the underlay itself.
+    RawBridge,
+    /// The kernel's VXLAN, not encrypted.
+    Vxlan,
+    /// Two routers that speak sleeve.
+    Sleeve {
+        /// The router of the sender, and that of the receiver.
+        kinds: [Kind; 2],
+        /// With a password.
+        sealed: bool,
+    },
+}
+
+use Kind::{Meshctl, Weaver};
+
+impl System {
+    /// All of them, in the order of the tables.
+    pub const ALL: [Self; 9] = [
+        Self::RawVeth,
+        Self::RawBridge,
+        Self::Vxlan,
+        Self::sleeve([Weaver, Weaver], true),
+        Self::sleeve([Weaver, Weaver], false),
+        Self::sleeve([Meshctl, Meshctl], true),
+        Self::sleeve([Meshctl, Meshctl], false),
+        Self::sleeve([Meshctl, Weaver], true),
+        Self::sleeve([Weaver, Meshctl], true),
+    ];
+
+    /// Those of a short run: one that always works, ours, and what it is compared with.
+    pub const SHORT: [Self; 3] = [
+        Self::RawVeth,
+        Self::sleeve([Weaver, Weaver], true),
+        Self::sleeve([Meshctl, Meshctl], true),
+    ];
+
+    const fn sleeve(kinds: [Kind; 2], sealed: bool) -> Self {
+        Self::Sleeve { kinds, sealed }
+    }
+
+    /// As it is called on the command line and in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RawVeth => "raw-veth",
+            Self::RawBridge => "raw-bridge",
+            Self::Vxlan => "vxlan",
+            Self::Sleeve { kinds, sealed } => match (kinds, sealed) {
+                ([Weaver, Weaver], true) => "weaver",
+                ([Weaver, Weaver], false) => "weaver-plain",
+                ([Meshctl, Meshctl], true) => "meshctl",
+                ([Meshctl, Meshctl], false) => "meshctl-plain",
+                ([Meshctl, Weaver], true) => "meshctl-to-weaver",
+                ([Meshctl, Weaver], false) => "meshctl-to-weaver-plain",
+                ([Weaver, Meshctl], true) => "weaver-to-meshctl",
+                ([Weaver, Meshctl], false) => "weaver-to-meshctl-plain",
+            },
+        }
+    }
+
+    /// Why it cannot be measured here, if so.
+    pub fn missing(self, programs: &Programs) -> Option<&'static str> {
+        let Self::Sleeve { kinds, .. } = self else {
+            return None;
+        };
+        if kinds.contains(&Weaver) && node::weaver().is_none() {
+            Some("WEAVER does not name the original's program")
+        } else if kinds.contains(&Meshctl) && !programs.meshctl.exists() {
+            Some("there is no meshctl: build it, or name it with --meshctl")
+        } else {
+            None
+        }
+    }
+}
+
+impl ValueEnum for System {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(self.name().into())
+    }
+}
+
+impl fmt::Display for System {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// How the underlay treats packets longer than its MTU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Wire {
+    /// As a veth does: super-packets of a sender that segments late cross it whole.
+    Veth,
+    /// As a network card without transmit offloads: nothing crosses that is longer than the MTU.
+    /// The receiver joins packets (GRO).
+    Mtu,
+}
+
+/// The programs under test.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// Ours. The original is in `WEAVER`.
+    pub meshctl: PathBuf,
+}
+
+/// A system that runs, ready for load. It goes away with the value.
+#[derive(Debug)]
+pub struct Stage {
+    lab: Lab,
+    /// The containers of sender and receiver; without them, the hosts take their part.
+    containers: Option<[ContainerId; 2]>,
+    routers: Vec<u32>,
+}
+
+impl Stage {
+    /// Builds the stage and waits until packets of full length go through.
+    ///
+    /// # Errors
+    ///
+    /// When a device cannot be set up.
+    ///
+    /// # Panics
+    ///
+    /// When anything else does not work.
+    pub fn build(system: System, wire: Wire, programs: &Programs) -> Result<Self> {
+        let mut lab = Lab::back_to_back(UNDERLAY_MTU);
+        if wire == Wire::Mtu {
+            for number in [1, 2] {
+                segment_before_wire(lab.netns(number))?;
+            }
+        }
+        let mut routers = Vec::new();
+        match system {
+            System::RawVeth => {}
+            System::RawBridge => join_bridges(&lab, INTERFACE, UNDERLAY_MTU)?,
+            System::Vxlan => {
+                for number in [1, 2] {
+                    add_vxlan(&lab, number)?;
+                }
+                join_bridges(&lab, VXLAN, OVERLAY_MTU)?;
+            }
+            System::Sleeve { kinds, sealed } => {
+                for (number, kind) in [1, 2].into_iter().zip(kinds) {
+                    lab.start(number, kind, &options(number, sealed, programs));
+                    routers.push(lab.node(number).pid());
+                }
+                lab.await_full_mesh(&[1, 2]);
+                for number in [1, 2] {
+                    // The overlay knows how much goes into one datagram.
+                    let connection = lab.await_connection(number, "established", "mtu=");
+                    ensure!(
+                        connection.info.starts_with("encrypted") == sealed,
+                        "not as wanted: {connection:?}"
+                    );
+                }
+            }
+        }
+        let containers = match system {
+            System::RawVeth => None,
+            _ => Some([1, 2].map(|number| lab.attach(number, &format!("10.40.0.{number}/16")))),
+        };
+        let stage = Self {
+            lab,
+            containers,
+            routers,
+        };
+        if let Some([client, server]) = stage.containers {
+            if !matches!(system, System::Sleeve { .. }) {
+                for container in [client, server] {
+                    restore_offloads(stage.lab.container_netns(container))?;
+                }
+            }
+            let mtu = match system {
+                System::RawBridge => UNDERLAY_MTU,
+                _ => OVERLAY_MTU,
+            };
+            stage
+                .lab
+                .ping(client, server, usize::try_from(mtu)? - PING_HEADERS);
+        }
+        Ok(stage)
+    }
+
+    /// Where the sender is.
+    pub fn client(&self) -> &Netns {
+        match self.containers {
+            Some([client, _]) => self.lab.container_netns(client),
+            None => self.lab.netns(1),
+        }
+    }
+
+    /// Where the receiver is.
+    pub fn server(&self) -> &Netns {
+        match self.containers {
+            Some([_, server]) => self.lab.container_netns(server),
+            None => self.lab.netns(2),
+        }
+    }
+
+    /// Address of the receiver.
+    pub fn server_address(&self) -> Ipv4Addr {
+        match self.containers {
+            Some([_, server]) => self.lab.container_address(server),
+            None => lab::address(2),
+        }
+    }
+
+    /// Process ids of the routers, the sender's first; none where the kernel does it all.
+    pub fn routers(&self) -> &[u32] {
+        &self.routers
+    }
+}
+
+fn options(number: usize, sealed: bool, programs: &Programs) -> Options {
+    let peers = if number == 1 {
+        vec![]
+    } else {
+        vec![lab::address(1)]
+    };
+    Options {
+        log_level: Some("info".to_owned()),
+        program: Some(programs.meshctl.clone()),
+        extra: vec![format!("--mtu={OVERLAY_MTU}")],
+        ..Options::new(sealed.then_some(PASSWORD), &peers)
+    }
+}
+
+/// Makes a bridge on each host, of which `port` is a port.
+fn join_bridges(lab: &Lab, port: &str, mtu: u32) -> Result<()> {
+    for number in [1, 2] {
+        lab.with_net(number, async |net| -> Result<()> {
+            net.ensure_bridge(BRIDGE, None, Some(mtu)).await?;
+            net.set_up(BRIDGE).await?;
+            Ok(net.add_port(BRIDGE, port).await?)
+        })?;
+    }
+    Ok(())
+}
+
+/// The kernel's device.
+const VXLAN: &str = "vxlan0";
+
+fn add_vxlan(lab: &Lab, number: usize) -> Result<()> {
+    let ends = [number, 3 - number].map(|number| IpAddr::from(lab::address(number)).to_string());
+    let [local, remote] = &ends;
+    let mut command = Command::new("ip");
+    command.args(["link", "add", VXLAN, "type", "vxlan", "id", "42"]);
+    command.args(["dstport", "4789", "dev", INTERFACE]);
+    command.args(["local", local, "remote", remote]);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let process = lab.netns(number).spawn(command).context("cannot run ip")?;
+    let status = process.wait_timeout(PATIENCE);
+    ensure!(
+        status.is_some_and(|status| status.success()),
+        "the kernel makes no VXLAN device"
+    );
+    Ok(())
+}
+
+/// Gives a container back what it lost when it was attached as to a router that captures frames.
+fn restore_offloads(container: &Netns) -> Result<()> {
+    let on = [("tx-checksum-ip-generic", true)];
+    container
+        .run(|| set_features(INTERFACE, &on))?
+        .context("cannot switch on checksum offload")
+}
+
+/// Lets nothing longer than the MTU cross the underlay.
+fn segment_before_wire(host: &Netns) -> Result<()> {
+    let features = [
+        ("tx-tcp-segmentation", false),
+        ("tx-tcp-ecn-segmentation", false),
+        ("tx-tcp-mangleid-segmentation", false),
+        ("tx-tcp6-segmentation", false),
+        ("tx-udp-segmentation", false),
+        ("tx-generic-segmentation", false),
+        ("rx-gro", true),
+    ];
+    host.run(|| set_features(INTERFACE, &features))?
+        .context("cannot switch offloads of the underlay")
+}
