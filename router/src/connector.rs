@@ -15,8 +15,8 @@
 //!
 //! Two things go beyond the original:
 //!
-//! * A host name is looked up again before every try, and all its addresses are targets. The
-//!   original keeps the one address that it found first.
+//! * A host name is looked up again before every try, and all its addresses are targets: those of
+//!   IPv4 if it has any. The original keeps the one address that it found first.
 //! * Two addresses of one peer do not fight: the target whose connection lost the tie rests for as
 //!   long as we are connected to that peer. The original dials again and again, and each time has
 //!   an even chance to cut the connection that works.
@@ -361,8 +361,7 @@ impl Connector {
             }
             Ok(addresses) => {
                 name.error = None;
-                let addresses: BTreeSet<IpAddr> =
-                    addresses.into_iter().take(MAX_ADDRESSES_PER_NAME).collect();
+                let addresses = usable(addresses);
                 if name.addresses != addresses {
                     tracing::debug!(host, ?addresses, "name resolved");
                     name.addresses = addresses;
@@ -648,6 +647,15 @@ impl Connector {
         }
         all
     }
+}
+
+/// The addresses of a name that are worth dialling. The overlay needs IPv4, so IPv6 is only for names
+/// that have nothing else; a connection over each would be one too many.
+fn usable(addresses: Vec<IpAddr>) -> BTreeSet<IpAddr> {
+    let addresses = addresses.into_iter().map(|ip| ip.to_canonical());
+    let (v4, v6): (BTreeSet<_>, BTreeSet<_>) = addresses.partition(IpAddr::is_ipv4);
+    let chosen = if v4.is_empty() { v6 } else { v4 };
+    chosen.into_iter().take(MAX_ADDRESSES_PER_NAME).collect()
 }
 
 /// IPv4 as IPv4, however the socket shows it.

@@ -103,6 +103,9 @@ pub const BATCH_LEN: usize = 64;
 /// Dials under way at once; further targets wait for one of them to end. Bounds sockets and
 /// handshakes when many addresses fall due together.
 pub const MAX_DIALS: usize = 64;
+/// Callers that have not introduced themselves yet. At the rate at which connections are accepted,
+/// this is what silent ones add up to in some ten seconds; honest ones need a few round trips.
+pub const MAX_STRANGERS: usize = 256;
 /// A dial that got no answer for this long is given up; the kernel would wait for two minutes, and
 /// the slot is needed for others.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(20);

@@ -140,6 +140,8 @@ pub struct Mesh {
     routes_at: Option<Instant>,
     collect_at: Option<Instant>,
     gossip_at: Instant,
+    /// What the connector wants to be called for, as of the last call.
+    connector_at: Option<Instant>,
     /// The connector has to look at connections and topology again.
     survey: bool,
     stopped: bool,
@@ -186,6 +188,7 @@ impl Mesh {
             routes_at: None,
             collect_at: None,
             gossip_at: now + GOSSIP_INTERVAL,
+            connector_at: None,
             survey: false,
             stopped: false,
             terminations: 0,
@@ -399,7 +402,7 @@ impl Mesh {
             self.routes_at,
             self.update_at,
             Some(self.gossip_at),
-            self.connector.poll_timeout(),
+            self.connector_at,
         ]
         .into_iter()
         .flatten()
@@ -437,12 +440,12 @@ impl Mesh {
             if self.survey || self.connector.needs_survey() {
                 self.survey = false;
                 self.survey(now);
-            } else {
+            } else if self.connector_at.is_some_and(|at| at <= now) {
                 self.connector.handle_timeout(now);
+            } else {
+                return;
             }
-            let mut acted = false;
             while let Some(action) = self.connector.poll_action() {
-                acted = true;
                 match action {
                     Action::Resolve { host } => self.outputs.push_back(Output::Resolve { host }),
                     Action::Dial {
@@ -451,9 +454,7 @@ impl Mesh {
                     } => self.dial(address, accept_new, now),
                 }
             }
-            if !acted {
-                break;
-            }
+            self.connector_at = self.connector.poll_timeout();
         }
     }
 

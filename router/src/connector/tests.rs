@@ -344,11 +344,11 @@ fn a_name_is_looked_up_before_every_try_and_all_its_addresses_are_tried() {
     assert_eq!(kit.status()[0].0, "host");
     assert_eq!(kit.status()[0].1, ConnectionState::Connecting);
     assert_eq!(
-        kit.resolved("host", &["10.0.0.1", "fd00::1"]),
-        [dial("10.0.0.1:6783", true), dial("[fd00::1]:6783", true)]
+        kit.resolved("host", &["10.0.0.3", "10.0.0.1", "fd00::1"]),
+        [dial("10.0.0.1:6783", true), dial("10.0.0.3:6783", true)]
     );
     kit.ended("10.0.0.1:6783", Ending::Failed);
-    kit.ended("[fd00::1]:6783", Ending::Failed);
+    kit.ended("10.0.0.3:6783", Ending::Failed);
     let (_, actions) = kit.advance();
     assert_eq!(actions, [resolve("host")]);
     // One address is gone, one is new.
@@ -356,6 +356,16 @@ fn a_name_is_looked_up_before_every_try_and_all_its_addresses_are_tried() {
     assert!(actions.contains(&dial("10.0.0.2:6783", true)));
     let addresses: Vec<_> = kit.status().into_iter().map(|entry| entry.0).collect();
     assert_eq!(addresses, ["10.0.0.1:6783", "10.0.0.2:6783"]);
+}
+
+#[test]
+fn a_name_with_ipv6_alone_is_dialled_over_ipv6() {
+    let mut kit = Kit::new(false);
+    kit.connect(&["host"]);
+    assert_eq!(
+        kit.resolved("host", &["fd00::1", "fd00::2"]),
+        [dial("[fd00::1]:6783", true), dial("[fd00::2]:6783", true)]
+    );
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::{Mesh, Output};
 use crate::LinkId;
 use crate::connection::{Connection, ConnectionEvent, Introduction, Role};
 use crate::connector::Ending;
-use crate::constants::{DIAL_TIMEOUT, GC_DELAY};
+use crate::constants::{DIAL_TIMEOUT, GC_DELAY, MAX_STRANGERS};
 use crate::dataplane::{Command, LinkConfig, OverlayControl};
 use crate::gossip::Outbox;
 use crate::overlay::negotiate;
@@ -232,7 +232,15 @@ impl Mesh {
             awake: false,
         };
         self.links.insert(id, link);
-        self.wake(id);
+        let strangers = self
+            .links
+            .values()
+            .filter(|link| !link.outbound && link.met().is_none());
+        if strangers.count() > MAX_STRANGERS {
+            self.end(id, End::broken("too many callers".to_owned()), now);
+        } else {
+            self.wake(id);
+        }
         id
     }
 

@@ -1,6 +1,9 @@
 //! Connections that must not be, and what both ends say of it.
 
+use std::net::SocketAddr;
+
 use super::kit::{Net, SECOND, address, config, local, password, peer};
+use crate::constants::MAX_STRANGERS;
 use crate::dataplane::{Command, Event, LinkConfig, OverlayControl};
 use crate::status::ConnectionState;
 use crate::wire::control::Message;
@@ -251,4 +254,26 @@ fn an_end_without_overlays_is_spoken_to_in_the_old_form() {
     let event = Event::Control(link, control);
     net.call(1, |mesh, now| mesh.handle_data_event(event, now));
     assert_eq!(net.probes[probe].bytes, [0, 0, 0, 3, 3, 5, 0x9e]);
+}
+
+#[test]
+fn callers_that_say_nothing_are_bounded() {
+    let mut net = Net::with_hosts(2);
+    let probes: Vec<_> = (0..MAX_STRANGERS + 5)
+        .map(|number| {
+            let port = 1000 + u16::try_from(number).unwrap();
+            net.raw_probe(1, SocketAddr::new([10, 9, 0, 1].into(), port))
+        })
+        .collect();
+    let open = |net: &Net| {
+        let probes = probes
+            .iter()
+            .filter(|&&probe| net.probes[probe].closed.is_none());
+        probes.count()
+    };
+    assert_eq!(open(&net), MAX_STRANGERS);
+    net.pass(11 * SECOND);
+    assert_eq!(open(&net), 0);
+    net.join(2, 1);
+    assert_eq!(net.established(1), [peer(2)]);
 }
