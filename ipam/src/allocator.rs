@@ -86,7 +86,8 @@ pub enum Output {
     /// Carry out this transaction, then call [`Allocator::handle_saved`] or
     /// [`Allocator::handle_save_failed`].
     Save(Save),
-    /// The end of a request.
+    /// The end of a request. If there is nobody any more to tell that an [`ANONYMOUS`] request got
+    /// an address, the address is to be [released](Allocator::release_all) again.
     Answer(RequestId, Answer),
     /// Send our state to everybody.
     Broadcast,
@@ -94,7 +95,8 @@ pub enum Output {
     Unicast {
         /// To whom. Only peers that are known are addressed.
         to: PeerName,
-        /// What.
+        /// What. If the first byte is 2, it is not for a peer that speaks only protocol version 1,
+        /// whose reader it would stop.
         payload: Vec<u8>,
     },
 }
@@ -527,22 +529,24 @@ impl Allocator {
         self.report_free();
         let mut changes = Changes {
             anew: std::mem::take(&mut self.anew),
-            name: self.config.name,
-            universe: self.config.universe.range(),
-            seeds: self.ring.seeds().to_vec(),
+            owned: self.owned.take_changed(),
             ..Changes::default()
         };
-        if !self.ring_detached {
+        if self.ring.has_changed() && !self.ring_detached {
             let entries = self.ring.take_changed().into_iter();
             changes.entries = entries.map(|entry| (entry.token, entry)).collect();
         }
-        changes.owned = self.owned.take_changed();
         if std::mem::take(&mut self.claims_changed) {
             let elector = self.elector.as_ref().filter(|_| self.ring.is_empty());
             changes.acceptor = Some(elector.and_then(|elector| {
                 let claims = elector.own_claims()?;
                 Some((elector.id(), claims.clone()))
             }));
+        }
+        if !changes.is_empty() {
+            changes.name = self.config.name;
+            changes.universe = self.config.universe.range();
+            changes.seeds = self.ring.seeds().to_vec();
         }
         let said = std::mem::take(&mut self.said);
         self.journal.commit(changes, said);

@@ -274,24 +274,29 @@ impl Ring {
     /// more are cut.
     pub fn overlay(&mut self, entries: &[Entry], seeds: &[PeerName]) {
         for entry in entries {
-            match self.find(entry.token) {
-                Ok(at) if self.entries[at].version > entry.version => {}
-                Ok(at) => self.entries[at] = *entry,
-                Err(at) => self.entries.insert(at, *entry),
-            }
-        }
-        for index in 0..self.entries.len() {
-            let size = distance(
-                self.universe,
-                self.entries[index].token,
-                self.next_token(index),
-            );
-            let entry = &mut self.entries[index];
-            entry.free = entry.free.min(size);
+            let index = match self.find(entry.token) {
+                Ok(at) if self.entries[at].version > entry.version => continue,
+                Ok(at) => {
+                    self.entries[at] = *entry;
+                    at
+                }
+                Err(at) => {
+                    self.entries.insert(at, *entry);
+                    self.cut_free(at.checked_sub(1).unwrap_or(self.entries.len() - 1));
+                    at
+                }
+            };
+            self.cut_free(index);
         }
         if self.seeds.is_empty() {
             self.seeds = seeds.to_vec();
         }
+    }
+
+    fn cut_free(&mut self, index: usize) {
+        let size = self.span(index).size();
+        let entry = &mut self.entries[index];
+        entry.free = entry.free.min(size);
     }
 
     /// Divides the whole universe among `peers`, which must be sorted and distinct for all peers

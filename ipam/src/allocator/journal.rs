@@ -47,7 +47,8 @@ pub struct Changes {
 }
 
 impl Changes {
-    fn is_empty(&self) -> bool {
+    /// Whether there is nothing to put on disk.
+    pub fn is_empty(&self) -> bool {
         !self.anew && self.entries.is_empty() && self.owned.is_empty() && self.acceptor.is_none()
     }
 

@@ -20,6 +20,17 @@ impl World {
         let Some(node) = self.pick(&up) else {
             return;
         };
+        // The birth of the ring is short and critical: in some runs it is made a hard one.
+        if self.hard_birth && !up.iter().all(|node| self.has_ring(*node)) {
+            match self.rng.random_range(0..10) {
+                0..3 => self.prime(node),
+                3 => self.new_container(node),
+                4..7 => self.crash(node),
+                7 => self.partition(),
+                _ => self.heal(),
+            }
+            return;
+        }
         match self.rng.random_range(0..1000) {
             0..330 => self.new_container(node),
             330..390 => self.ask_again(node),

@@ -133,6 +133,8 @@ pub(crate) struct World {
     pub(crate) totals: Totals,
     pub(crate) last_ident: u64,
     pub(crate) last_uid: u64,
+    /// Whether faults are many while the ring comes into being.
+    pub(crate) hard_birth: bool,
     /// Whether faults and new requests have stopped.
     pub(crate) calm: bool,
     happenings_left: u32,
@@ -216,6 +218,7 @@ impl World {
             },
             last_ident: 0,
             last_uid: 0,
+            hard_birth: rng.random_bool(0.3),
             calm: false,
             happenings_left: rng.random_range(50..400),
             queue: BinaryHeap::new(),
