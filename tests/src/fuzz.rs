@@ -34,6 +34,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("topology", topology),
     ("names", names),
     ("ring", ring),
+    ("allocator", allocator),
     ("connection", connection),
     ("dataplane", dataplane),
     ("mesh", mesh),
@@ -105,6 +106,82 @@ pub fn ring(data: &[u8]) {
     let _ = persist::decode_name(data);
     let _ = persist::decode_ring(data);
     let _ = persist::decode_owned(data);
+}
+
+/// An allocator that hears anything, of anybody, and gives out addresses meanwhile. The data as a
+/// whole is a payload of each kind; and its bytes choose what else happens.
+pub fn allocator(data: &[u8]) {
+    use ipam::allocator::{Allocator, Config, Init, Now, Output};
+    let peer = |number| PeerName::from_bytes([2, 0, 0, 0, 0, number]);
+    let mut now = Now {
+        at: Instant::now(),
+        unix: 0,
+    };
+    let universe = "10.32.0.0/24".parse().expect("a subnet");
+    let init = match data.first().map_or(0, |byte| byte % 3) {
+        0 => Init::Seed(vec![peer(10), peer(11)]),
+        1 => Init::Consensus(Some(1)),
+        _ => Init::Observer,
+    };
+    let config = Config {
+        name: peer(10),
+        uid: PeerUid(7),
+        nickname: "us".to_owned(),
+        universe,
+        default_subnet: universe,
+        init,
+        pre_claims: Vec::new(),
+        rng_seed: [3; 32],
+    };
+    let mut allocator = Allocator::start(config, None, now).expect("a sound config");
+    allocator.handle_reachable([peer(11), peer(12)].into(), now);
+    for (index, byte) in data.iter().enumerate().step_by(data.len() / 16 + 1) {
+        let ident = format!("c{}", byte % 8);
+        match byte % 8 {
+            0 | 1 => {
+                allocator.allocate(&ident, universe, byte & 16 == 0, now);
+            }
+            2 => {
+                let address = ipam::range::Address(0x0a20_0000 + u32::from(*byte));
+                let cidr = ipam::range::Cidr::new(address, 24);
+                allocator.claim(&ident, cidr, false, byte & 16 == 0, now);
+            }
+            3 => {
+                allocator.release_all(&ident, now);
+            }
+            4 => {
+                let _ = allocator.handle_gossip(data, now);
+            }
+            5 => {
+                let _ = allocator.handle_broadcast(peer(11), data, now);
+            }
+            6 => {
+                let payload = data.get(index..).unwrap_or(data);
+                let _ = allocator.handle_unicast(peer(12), payload, now);
+                let _ = allocator.handle_unicast(peer(11), &[&[byte >> 6], data].concat(), now);
+            }
+            _ => {
+                now.at += Duration::from_secs(5);
+                allocator.handle_timeout(now);
+            }
+        }
+        while let Some(output) = allocator.poll_output() {
+            match output {
+                Output::Save(save) if byte & 32 == 0 => allocator.handle_saved(save.seq, now),
+                Output::Save(save) => {
+                    allocator.handle_save_failed(save.seq, "full".to_owned(), now);
+                }
+                Output::Answer(..) | Output::Broadcast | Output::Unicast { .. } => {}
+            }
+        }
+        assert_eq!(allocator.check_consistency(), Ok(()));
+        let state = allocator.encode_state(now.unix);
+        assert!(ipam::wire::GossipState::decode(&state).is_ok());
+    }
+    let _ = (
+        allocator.status().shares_text(),
+        allocator.plan_take_over("us"),
+    );
 }
 
 /// What the other end of a control connection says, in pieces. The first byte chooses role, password

@@ -13,8 +13,8 @@
 //! In the end the faults stop, and every peer must come to the same ring, and every request to its
 //! end if a quorum and space exist.
 //!
-//! `MESHCTL_SIM_RUNS` sets the number of runs, `MESHCTL_SIM_SEED` the seed of the first, and
-//! `MESHCTL_SIM_TRACE=1` prints every event.
+//! `MESHCTL_SIM_RUNS` sets the number of runs. `MESHCTL_SEED` repeats the run of that seed, or as
+//! many from there on; `MESHCTL_SIM_TRACE=1` prints every event.
 #![expect(
     clippy::expect_used,
     clippy::unwrap_used,
@@ -34,11 +34,9 @@ mod world;
 /// Runs of a plain `cargo test`.
 const DEFAULT_RUNS: u64 = 2000;
 
-fn number(variable: &str, default: u64) -> u64 {
-    match std::env::var(variable) {
-        Ok(text) => text.parse().expect(variable),
-        Err(_) => default,
-    }
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().expect(variable))
 }
 
 /// Names the seed if its run fails.
@@ -47,19 +45,18 @@ struct Seed(u64);
 impl Drop for Seed {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            println!(
-                "failed: MESHCTL_SIM_SEED={} MESHCTL_SIM_RUNS=1 MESHCTL_SIM_TRACE=1",
-                self.0
-            );
+            println!("failed: MESHCTL_SEED={} MESHCTL_SIM_TRACE=1", self.0);
         }
     }
 }
 
 #[test]
 fn no_address_twice() {
-    let runs = number("MESHCTL_SIM_RUNS", DEFAULT_RUNS);
-    let first = number("MESHCTL_SIM_SEED", 1);
-    let trace = number("MESHCTL_SIM_TRACE", 0) != 0;
+    let first = number("MESHCTL_SEED");
+    let runs = number("MESHCTL_SIM_RUNS");
+    let runs = runs.unwrap_or(if first.is_some() { 1 } else { DEFAULT_RUNS });
+    let first = first.unwrap_or(1);
+    let trace = number("MESHCTL_SIM_TRACE").is_some_and(|level| level > 0);
     println!("seeds {first} to {}", first + runs.saturating_sub(1));
     let next = AtomicU64::new(0);
     let totals = std::sync::Mutex::new(world::Totals::default());
