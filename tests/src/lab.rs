@@ -18,7 +18,8 @@ use std::time::Duration;
 use host::netlink::{Cidr, Netlink};
 use host::netns::{self, Netns};
 use host::probe::{self, Amount, Transferred};
-use host::stage::{self, Place, Switch};
+use host::stage::{self, INTERFACE, Place, Switch};
+use proto::MacAddr;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -386,6 +387,22 @@ impl Lab {
     #[track_caller]
     pub fn port(&self, id: ContainerId) -> &str {
         &self.container(id).port
+    }
+
+    /// Gives a container's interface this Ethernet address.
+    #[track_caller]
+    pub fn set_container_mac(&self, id: ContainerId, mac: MacAddr) {
+        let net = &self.container(id).place.net;
+        let done = self.runtime.block_on(net.set_mac(INTERFACE, mac));
+        done.unwrap();
+    }
+
+    /// Takes a container off its bridge. Its id stays valid, and it can talk to nobody.
+    #[track_caller]
+    pub fn detach(&self, id: ContainerId) {
+        let port = self.port(id);
+        let deleted = self.with_net(id.0, async |net| net.delete_link(port).await.unwrap());
+        assert!(deleted, "{id:?} was detached before");
     }
 
     /// Namespace of a container.

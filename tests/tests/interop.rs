@@ -49,6 +49,8 @@ mod mesh {
         we_relay_twice => meshes::long_chain([W, M, M, W], PASSWORD);
         alternating_relays => meshes::long_chain([M, W, M, W], PASSWORD);
         detour_through_us => meshes::detour([W, M, W], PASSWORD);
+        container_moves_to_us => meshes::moving_container([W, M, M], &[1, 2, 3], PASSWORD);
+        container_moves_among_us => meshes::moving_container([W, M, M], &[2, 3, 2], None);
         detour_through_them => meshes::detour([M, W, M], PASSWORD);
     }
 }

@@ -18,6 +18,7 @@ cases! {
     chain_encrypted => meshes::chain([M; 3], PASSWORD);
     long_chain => meshes::long_chain([M; 4], PASSWORD);
     detour => meshes::detour([M; 3], PASSWORD);
+    moving_container => meshes::moving_container([M; 3], &[1, 2, 3, 1], PASSWORD);
 
     dial_plain_v2 => links::dial(M, M, None, 2);
     dial_plain_v1 => links::dial(M, M, None, 1);

@@ -9,6 +9,8 @@ mod stage;
 mod voice;
 
 use std::env;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -24,6 +26,8 @@ use self::voice::Voice;
 use super::status::{StatusArgs, Topic};
 use super::{Exit, Failure, Global};
 
+/// Where TAP devices are made.
+const TUN_DEVICE: &str = "/dev/net/tun";
 /// How long each throughput is measured.
 const TRANSFER_TIME: Duration = Duration::from_secs(3);
 /// Pings per pair that count; the best one is shown.
@@ -68,6 +72,7 @@ struct Ping {
 impl DemoArgs {
     /// Plays it.
     pub(super) fn run(self, global: &Global) -> Result<(), Failure> {
+        check_tun_device()?;
         if !rustix::process::geteuid().is_root() {
             return Err(self.again_in_user_namespace(global));
         }
@@ -213,6 +218,26 @@ impl DemoArgs {
         }
         Ok(())
     }
+}
+
+/// What the daemons cannot do without, and what no namespace gives to those who may not have it.
+fn check_tun_device() -> Result<(), Failure> {
+    let opened = File::options().read(true).write(true).open(TUN_DEVICE);
+    let Err(error) = opened else {
+        return Ok(());
+    };
+    let failure = Failure::new(Exit::Failed, format!("cannot open {TUN_DEVICE}: {error}"));
+    Err(match error.kind() {
+        ErrorKind::PermissionDenied => failure.hint(format!(
+            "run the demonstration as root, or let everybody open the device, as most machines do: \
+             \"chmod 666 {TUN_DEVICE}\""
+        )),
+        ErrorKind::NotFound => failure.hint(
+            "load the driver with \"modprobe tun\"; inside a container, give it the device: docker \
+             run --privileged",
+        ),
+        _ => failure,
+    })
 }
 
 /// The signals that end it.

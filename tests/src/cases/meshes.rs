@@ -45,17 +45,14 @@ pub fn chain(kinds: [Kind; 3], password: Option<&str>) {
         } else {
             vec![address(2)]
         };
-        let services = kind == Kind::Weaver && number != 2;
         let options = Options {
             no_discovery: true,
-            services: services.then(|| "10.50.0.0/16".to_owned()),
-            // Neither end can have addresses before it has agreed with the other one.
-            extra: if services {
-                vec!["--ipalloc-init=consensus=2".to_owned()]
-            } else {
-                vec![]
-            },
             ..Options::new(password, &peers)
+        };
+        let options = if number == 2 {
+            options
+        } else {
+            at_the_end(kind, options)
         };
         lab.start(number, kind, &options);
     }
@@ -71,15 +68,15 @@ pub fn chain(kinds: [Kind; 3], password: Option<&str>) {
     lab.transfer(containers[0], containers[2], TRANSFER);
     lab.transfer(containers[2], containers[0], TRANSFER);
     if kinds[0] == Kind::Weaver && kinds[2] == Kind::Weaver {
-        share_addresses_and_names(&lab);
+        share_addresses_and_names(&lab, [1, 3]);
     }
     // Nothing of this made the ends dial each other.
     lab.await_neighbours(1, &["h2"]);
     lab.await_neighbours(3, &["h2"]);
 }
 
-/// Hosts 1 and 3, originals with their services on, agree on addresses and know each other's names.
-fn share_addresses_and_names(lab: &Lab) {
+/// Two hosts, originals with their services on, agree on addresses and know each other's names.
+fn share_addresses_and_names(lab: &Lab, [one, other]: [usize; 2]) {
     let allocate = |number, container: &str| {
         let given = lab.request(number, "POST", &format!("/ip/{container}"), "");
         assert_eq!(
@@ -89,13 +86,13 @@ fn share_addresses_and_names(lab: &Lab) {
         );
         given.body
     };
-    let (first, second) = (allocate(1, "c0ffee"), allocate(3, "decade"));
+    let (first, second) = (allocate(one, "c0ffee"), allocate(other, "decade"));
     assert_ne!(first, second);
-    for number in [1, 3] {
-        let (status, other) = (lab.get(number, "/status/ipam"), format!("h{}", 4 - number));
+    for (number, owner) in [(one, other), (other, one)] {
+        let (status, owner) = (lab.get(number, "/status/ipam"), format!("h{owner}"));
         assert!(
-            status.contains(&other),
-            "host {number} does not know the owner {other}: {status}"
+            status.contains(&owner),
+            "host {number} does not know the owner {owner}: {status}"
         );
     }
     let (address, _) = first
@@ -103,15 +100,28 @@ fn share_addresses_and_names(lab: &Lab) {
         .split_once('/')
         .expect("an address with prefix length");
     let path = format!("/name/c0ffee/{address}");
-    let named = lab.request(1, "PUT", &path, "fqdn=spread.weave.local");
+    let named = lab.request(one, "PUT", &path, "fqdn=spread.weave.local");
     assert_eq!(named.status, 204, "{}", named.body);
     wait::until("the name to reach the other end", || {
-        let entries = lab.get(3, "/status/dns");
+        let entries = lab.get(other, "/status/dns");
         wait::check(
             entries.contains("spread") && entries.contains(address),
             || entries,
         )
     });
+}
+
+/// What a daemon at one end of a chain is told: originals there have their services on, and neither
+/// can have addresses before it has agreed with the one at the other end.
+fn at_the_end(kind: Kind, options: Options) -> Options {
+    if kind != Kind::Weaver {
+        return options;
+    }
+    Options {
+        services: Some("10.50.0.0/16".to_owned()),
+        extra: vec!["--ipalloc-init=consensus=2".to_owned()],
+        ..options
+    }
 }
 
 /// A chain of four, `1 - 2 - 3 - 4`, without discovery: two relays in a row.
@@ -127,6 +137,12 @@ pub fn long_chain(kinds: [Kind; 4], password: Option<&str>) {
             no_discovery: true,
             ..Options::new(password, &peers)
         };
+        let end = number == 1 || number == 4;
+        let options = if end {
+            at_the_end(kind, options)
+        } else {
+            options
+        };
         lab.start(number, kind, &options);
     }
     for number in 1..=4 {
@@ -137,6 +153,40 @@ pub fn long_chain(kinds: [Kind; 4], password: Option<&str>) {
     lab.ping(containers[0], containers[3], LONG);
     lab.transfer(containers[0], containers[3], TRANSFER);
     lab.transfer(containers[3], containers[0], TRANSFER);
+    if kinds[0] == Kind::Weaver && kinds[3] == Kind::Weaver {
+        share_addresses_and_names(&lab, [1, 4]);
+    }
+}
+
+/// A container moves from host to host, in this order, with its addresses, MAC and IP. The others,
+/// who have just talked to it, find it at its new place.
+///
+/// The original takes no frames from a local container whose address it has lately seen elsewhere,
+/// so a move to one of its hosts would take ten minutes.
+pub fn moving_container(kinds: [Kind; 3], hosts: &[usize], password: Option<&str>) {
+    let mut lab = Lab::new(3, 1500);
+    for (number, kind) in (1..).zip(kinds) {
+        let peers: Vec<_> = (1..number).map(address).collect();
+        lab.start(number, kind, &Options::new(password, &peers));
+    }
+    lab.await_full_mesh(&[1, 2, 3]);
+    let others = attach_one_each(&mut lab, &[1, 2, 3]);
+    let mac = "5e:00:00:00:00:99".parse().unwrap();
+    let mut before = None;
+    for number in hosts.iter().copied() {
+        if let Some(before) = before {
+            lab.detach(before);
+        }
+        let moving = lab.attach(number, "10.40.0.99/16");
+        before = Some(moving);
+        lab.set_container_mac(moving, mac);
+        for other in &others {
+            // A moved container is heard of by what it sends, as a restarted one announces itself.
+            lab.ping(moving, *other, SHORT);
+            lab.ping(*other, moving, SHORT);
+        }
+        lab.transfer(others[1], moving, TRANSFER / 4);
+    }
 }
 
 /// Two hosts of a full mesh of three lose sight of each other. Once they have noticed, which takes
