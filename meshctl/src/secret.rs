@@ -113,7 +113,11 @@ fn find(args: &[OsString]) -> Found {
                 found.rest.push(arg.clone());
                 found.rest.extend(args.by_ref().cloned());
             }
-            b"--password" => found.flag = args.next().cloned(),
+            b"--password" => match args.next() {
+                Some(password) => found.flag = Some(password.clone()),
+                // The parser has words for a flag without its value.
+                None => found.rest.push(arg.clone()),
+            },
             bytes => match bytes.strip_prefix(b"--password=") {
                 Some(password) => found.flag = Some(OsStr::from_bytes(password).to_owned()),
                 None => {
@@ -201,12 +205,10 @@ mod tests {
         );
         assert_eq!(
             found(&["m", "launch", "host", "--password="]),
-            (plain.clone(), None, false)
-        );
-        assert_eq!(
-            found(&["m", "launch", "host", "--password"]),
             (plain, None, false)
         );
+        let (rest, flag, _) = found(&["m", "launch", "host", "--password"]);
+        assert_eq!((rest.len(), flag), (4, None));
         let (rest, flag, file) = found(&["m", "launch", "--password-file", "f"]);
         assert_eq!((rest.len(), flag, file), (4, None, true));
         // Behind two dashes there are hosts only.
