@@ -257,7 +257,13 @@ impl World {
 
     /// It has what it had before.
     pub(crate) fn container_back(&mut self, node: usize, process: u64, ident: &str) {
-        if self.nodes[node].process != process || self.nodes[node].life != Life::Up {
+        let requests = &self.nodes[node].requests;
+        // Nobody starts containers on a host that is being reset.
+        let leaving = requests
+            .values()
+            .any(|request| request.kind == RequestKind::ShutDown);
+        let same = self.nodes[node].process == process && self.nodes[node].life == Life::Up;
+        if !same || leaving {
             return;
         }
         trace!(self, "{node} {ident} started again");
