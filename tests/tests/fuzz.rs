@@ -1,6 +1,10 @@
 //! Replays the golden bytes and mutations of them through every fuzz target.
 //!
 //! `MESHCTL_FUZZ_RUNS=n` sets the number of mutated inputs per target, `MESHCTL_SEED=n` the seed.
+#![allow(
+    clippy::expect_used,
+    reason = "in a test, a panic with a message is how a failure is reported"
+)]
 
 use std::path::Path;
 
