@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use proto::{ConnectionUid, PeerName};
+use proto::{ConnectionUid, PeerName, PeerUid};
 use rand::{Rng as _, RngExt as _};
 
 use super::{Mesh, Output};
@@ -52,6 +52,8 @@ struct Open {
 pub(super) struct Met {
     pub(super) peer: PeerName,
     pub(super) nickname: Nickname,
+    /// The life that the peer is in.
+    life: PeerUid,
     uid: ConnectionUid,
     overlay_count: usize,
     pub(super) sealed: bool,
@@ -365,6 +367,7 @@ impl Mesh {
         open.met = Some(Met {
             peer,
             nickname,
+            life: peer_uid,
             uid,
             overlay_count: 0,
             sealed: key.is_some(),
@@ -400,7 +403,7 @@ impl Mesh {
             }))));
 
         // 6: add the connection, unless there is a better one, or there are too many.
-        self.break_tie(peer, uid, now)?;
+        self.break_tie(peer, peer_uid, uid, now)?;
         self.check_limit().map_err(End::broken)?;
         let reachable = self.routes.unicast(peer).is_some();
         self.peers.add_connection(peer, remote, outbound);
@@ -435,23 +438,24 @@ impl Mesh {
 
     /// Of two connections to one peer that with the lower number lives; both ends see the same
     /// numbers. Equal ones both end.
+    ///
+    /// A connection to an earlier life of the peer is no match: its other end is gone, even if
+    /// nobody was left to say so, and the peer does not know of it.
     pub(super) fn break_tie(
         &mut self,
         peer: PeerName,
+        life: PeerUid,
         uid: ConnectionUid,
         now: Instant,
     ) -> Result<(), End> {
         let Some(&other) = self.by_peer.get(&peer) else {
             return Ok(());
         };
-        let Some(other_uid) = self
-            .links
-            .get(&other)
-            .and_then(Link::met)
-            .map(|met| met.uid)
-        else {
+        let Some(held) = self.links.get(&other).and_then(Link::met) else {
             return Ok(());
         };
+        let dead = held.life != life;
+        let (ends_held, ends_new) = (dead || uid <= held.uid, !dead && uid >= held.uid);
         let end = || End {
             error: format!(
                 "Multiple connections to {peer} added to {}",
@@ -459,11 +463,12 @@ impl Mesh {
             ),
             kind: Kind::Duplicate(peer),
         };
-        let (ours, theirs) = (end(), end());
-        if uid <= other_uid {
-            self.end(other, theirs, now);
+        let result = if ends_new { Err(end()) } else { Ok(()) };
+        if ends_held {
+            let end = end();
+            self.end(other, end, now);
         }
-        if uid >= other_uid { Err(ours) } else { Ok(()) }
+        result
     }
 
     /// The overlay of a link works.

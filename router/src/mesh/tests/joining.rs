@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use proto::PeerUid;
 use proto::gossip::{GossipChannel, GossipData, GossipRefused};
 
 use super::kit::{Net, SECOND, address, config, local, password, peer};
@@ -201,9 +202,28 @@ fn of_two_connections_to_one_peer_that_with_the_lower_number_lives() {
     }
     // With equal numbers both go.
     let same = uid(&net, holder);
-    let refused = net.call(1, |mesh, now| mesh.break_tie(peer(9), same, now).is_err());
+    let life = local(9).uid;
+    let refused = net.call(1, |mesh, now| {
+        mesh.break_tie(peer(9), life, same, now).is_err()
+    });
     assert!(refused && net.probes[holder].closed.is_some());
     assert_eq!(net.established(1), []);
+}
+
+#[test]
+fn a_connection_to_an_earlier_life_of_the_peer_gives_way_whatever_its_number() {
+    let mut net = Net::with_hosts(1);
+    let mut neighbour = local(9);
+    let mut holder = net.probe(1, "10.9.0.1:1".parse().unwrap(), &neighbour);
+    for life in 0..20 {
+        neighbour.uid = PeerUid(5000 + life);
+        let remote = SocketAddr::new([10, 9, 0, 1].into(), 100);
+        let newcomer = net.probe_with_id(1, remote, &neighbour, life);
+        assert!(net.probes[holder].closed.is_some());
+        assert_eq!(net.probes[newcomer].closed, None);
+        holder = newcomer;
+    }
+    assert_eq!(net.established(1), [peer(9)]);
 }
 
 #[test]
