@@ -475,32 +475,41 @@ impl Lab {
     /// Waits until a host has established connections to these peers, by nickname, and no others.
     #[track_caller]
     pub fn await_neighbours(&self, number: usize, nicknames: &[&str]) {
-        wait::until(
-            &format!("host {number} to be connected to {nicknames:?}"),
-            || {
-                let connections = self.connections(number);
-                let established = connections
-                    .iter()
-                    .filter(|found| found.state == "established");
-                let mut found: Vec<_> = established
-                    .filter_map(|found| nickname(&found.info))
-                    .collect();
-                found.sort_unstable();
-                wait::check(found == nicknames, || format!("{connections:#?}"))
-            },
-        );
+        self.await_neighbours_within(wait::PATIENCE, number, nicknames);
+    }
+
+    #[track_caller]
+    fn await_neighbours_within(&self, patience: Duration, number: usize, nicknames: &[&str]) {
+        let what = format!("host {number} to be connected to {nicknames:?}");
+        wait::until_within(patience, &what, || {
+            let connections = self.connections(number);
+            let established = connections
+                .iter()
+                .filter(|found| found.state == "established");
+            let mut found: Vec<_> = established
+                .filter_map(|found| nickname(&found.info))
+                .collect();
+            found.sort_unstable();
+            wait::check(found == nicknames, || format!("{connections:#?}"))
+        });
     }
 
     /// Waits until each of these hosts is connected to all others of them, and every one of them
     /// knows it.
     #[track_caller]
     pub fn await_full_mesh(&self, numbers: &[usize]) {
+        self.await_full_mesh_within(wait::PATIENCE, numbers);
+    }
+
+    /// As [`Self::await_full_mesh`], with a patience of its own.
+    #[track_caller]
+    pub fn await_full_mesh_within(&self, patience: Duration, numbers: &[usize]) {
         for number in numbers {
             let others = numbers.iter().filter(|other| *other != number);
             let mut others: Vec<_> = others.map(|other| format!("h{other}")).collect();
             others.sort_unstable();
             let others: Vec<_> = others.iter().map(String::as_str).collect();
-            self.await_neighbours(*number, &others);
+            self.await_neighbours_within(patience, *number, &others);
         }
         for number in numbers {
             let degrees = vec![numbers.len() - 1; numbers.len()];

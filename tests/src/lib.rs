@@ -49,6 +49,14 @@ pub fn with_weaver(test: impl FnOnce()) {
     }
 }
 
+/// The seed of a test: this one, or the one in `MESHCTL_SEED`.
+pub fn seed(default: u64) -> u64 {
+    let chosen = std::env::var("MESHCTL_SEED").ok();
+    chosen.map_or(default, |text| {
+        text.parse().expect("MESHCTL_SEED is a number")
+    })
+}
+
 /// Says so past the test harness, which would swallow what a passing test prints.
 fn skip(reason: &str) {
     let thread = std::thread::current();

@@ -257,6 +257,17 @@ impl Node {
         }
     }
 
+    /// Memory that it has in use, in KiB: its resident set.
+    #[track_caller]
+    pub fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let digits = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        digits
+            .and_then(|digits| digits.parse().ok())
+            .expect("the kernel says how much it has")
+    }
+
     /// Asks it to end, and waits until it has.
     #[track_caller]
     pub fn stop(self) -> ExitStatus {

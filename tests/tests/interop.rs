@@ -10,7 +10,7 @@
 use tests::cases::restarts::End;
 use tests::cases::{PASSWORD, links, meshes, paths, refusals, restarts};
 use tests::node::Kind::{Meshctl as M, Weaver as W};
-use tests::with_weaver;
+use tests::{seed, with_weaver};
 
 /// One test per line.
 macro_rules! cases {
@@ -109,6 +109,7 @@ mod life {
         meshctl_stops_and_returns => restarts::restart([W, W, M], None, End::Stop);
         weaver_lost_and_back => restarts::loss([M, W, W], PASSWORD);
         meshctl_lost_and_back => restarts::loss([W, M, M], PASSWORD);
+        turmoil => restarts::turmoil([M, W, M, W], PASSWORD, seed(2), 20);
         migration => restarts::migration(PASSWORD);
     }
 }

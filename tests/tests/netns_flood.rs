@@ -5,7 +5,6 @@
     reason = "in a test, a panic is how a failure is reported"
 )]
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
@@ -52,7 +51,7 @@ fn flood(password: Option<&str>, seed: u64) {
     // The first round brings everything into use.
     datagrams(lab.netns(3), to, &mut rng);
     connections(lab.netns(3), to, &mut rng);
-    let (memory, dropped) = (resident_kib(&lab), drops(&lab));
+    let (memory, dropped) = (lab.node(1).resident_kib(), drops(&lab));
     for _ in 0..ROUNDS {
         datagrams(lab.netns(3), to, &mut rng);
         connections(lab.netns(3), to, &mut rng);
@@ -60,7 +59,7 @@ fn flood(password: Option<&str>, seed: u64) {
         lab.ping_all(&containers, 56);
     }
     let (grown, more) = (
-        resident_kib(&lab).saturating_sub(memory),
+        lab.node(1).resident_kib().saturating_sub(memory),
         drops(&lab) - dropped,
     );
     assert!(grown < GROWTH, "memory grew by {grown} KiB");
@@ -130,16 +129,6 @@ fn connections(from: &Netns, to: SocketAddr, rng: &mut StdRng) {
             open.push(stream);
         }
     }
-}
-
-/// Memory that the first host's daemon has in use.
-fn resident_kib(lab: &Lab) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", lab.node(1).pid())).unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// All drops that the first host has counted.

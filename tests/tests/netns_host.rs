@@ -152,3 +152,23 @@ fn the_password_is_nowhere_to_be_seen() {
         );
     });
 }
+
+/// The most that an idle daemon may have in use.
+const IDLE_KIB: u64 = 20 * 1000;
+
+#[test]
+fn an_idle_host_in_a_mesh_of_three_needs_little_memory() {
+    as_root(|| {
+        let mut lab = Lab::new(3, 1500);
+        for number in 1..=3 {
+            let peers: Vec<_> = (1..number).map(address).collect();
+            lab.start(number, M, &Options::new(PASSWORD, &peers));
+        }
+        lab.await_full_mesh(&[1, 2, 3]);
+        for number in 1..=3 {
+            let used = lab.node(number).resident_kib();
+            assert!(used < IDLE_KIB, "host {number} uses {used} KiB");
+            eprintln!("host {number} uses {used} KiB");
+        }
+    });
+}

@@ -1,9 +1,9 @@
 //! meshctl against meshctl in network namespaces: refusals, losses, returns.
 
-use tests::as_root;
 use tests::cases::restarts::End;
 use tests::cases::{PASSWORD, refusals, restarts};
 use tests::node::Kind::Meshctl as M;
+use tests::{as_root, seed};
 
 /// One test per line.
 macro_rules! cases {
@@ -24,5 +24,6 @@ cases! {
     crash_and_return_plain => restarts::restart([M; 3], None, End::Crash);
     crash_and_return_encrypted => restarts::restart([M; 3], PASSWORD, End::Crash);
     stop_and_return => restarts::restart([M; 3], PASSWORD, End::Stop);
+    turmoil => restarts::turmoil([M; 4], PASSWORD, seed(1), 20);
     loss_and_return => restarts::loss([M; 3], PASSWORD);
 }

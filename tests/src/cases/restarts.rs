@@ -1,5 +1,8 @@
 //! Daemons that end and come back, and hosts that are lost.
 
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
 use super::{SHORT, TRANSFER, attach_one_each};
 use crate::lab::{Lab, address};
 use crate::node::{self, Kind, Options};
@@ -113,5 +116,87 @@ pub fn migration(password: Option<&str>) {
         lab.ping_all(&containers, SHORT);
         lab.transfer(containers[0], containers[2], TRANSFER);
         lab.transfer(containers[2], containers[0], TRANSFER);
+    }
+}
+
+/// Things that happen to hosts in [`turmoil`].
+#[derive(Debug, Clone, Copy)]
+enum Blow {
+    Crash,
+    Stop,
+    Unplug,
+    SetApart,
+}
+
+/// Four hosts in turmoil: again and again one of them is hit by something, while packets are sent
+/// all the time, and recovers after some more of that. In the end they are a full mesh again, and
+/// all containers reach each other.
+pub fn turmoil(kinds: [Kind; 4], password: Option<&str>, seed: u64, blows: usize) {
+    eprintln!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut lab = Lab::new(4, 1500);
+    let options: Vec<_> = (1..=4)
+        .map(|number| {
+            let others: Vec<_> = (1..=4).filter(|n| *n != number).map(address).collect();
+            Options::new(password, &others)
+        })
+        .collect();
+    for (number, (kind, options)) in (1..).zip(kinds.iter().zip(&options)) {
+        lab.start(number, *kind, options);
+    }
+    lab.await_full_mesh(&[1, 2, 3, 4]);
+    let containers = attach_one_each(&mut lab, &[1, 2, 3, 4]);
+    lab.ping_all(&containers, SHORT);
+    let mut suffering: Vec<(usize, Blow)> = Vec::new();
+    for _ in 0..blows {
+        let number = rng.random_range(1..=4);
+        if let Some(index) = suffering.iter().position(|(other, _)| *other == number) {
+            let (_, blow) = suffering.swap_remove(index);
+            recover(
+                &mut lab,
+                number,
+                blow,
+                kinds[number - 1],
+                &options[number - 1],
+            );
+        } else {
+            let blow =
+                [Blow::Crash, Blow::Stop, Blow::Unplug, Blow::SetApart][rng.random_range(0..4)];
+            match blow {
+                Blow::Crash => lab.crash(number),
+                Blow::Stop => lab.stop(number),
+                Blow::Unplug => lab.plug(number, false),
+                Blow::SetApart => lab.part(&[number], true),
+            }
+            suffering.push((number, blow));
+        }
+        for _ in 0..rng.random_range(0..4) {
+            let [from, to] = [0; 2].map(|_| containers[rng.random_range(0..4)]);
+            // Whether it arrives now is a matter of luck.
+            _ = lab.try_ping(from, to, rng.random_range(0..3000));
+        }
+    }
+    for (number, blow) in suffering {
+        recover(
+            &mut lab,
+            number,
+            blow,
+            kinds[number - 1],
+            &options[number - 1],
+        );
+    }
+    // Those that were silent for less than a minute still have their connections, others dial anew,
+    // with pauses that have grown meanwhile.
+    lab.await_full_mesh_within(2 * wait::PATIENCE, &[1, 2, 3, 4]);
+    lab.ping_all(&containers, SHORT);
+    lab.transfer(containers[0], containers[3], TRANSFER);
+}
+
+#[track_caller]
+fn recover(lab: &mut Lab, number: usize, blow: Blow, kind: Kind, options: &Options) {
+    match blow {
+        Blow::Crash | Blow::Stop => lab.start(number, kind, options),
+        Blow::Unplug => lab.plug(number, true),
+        Blow::SetApart => lab.part(&[number], false),
     }
 }
