@@ -141,7 +141,9 @@ impl Results {
             let base = self
                 .median(reference, metric.key)
                 .filter(|base| *base > 0.0)?;
-            Some(format!("{:.2}", median / base))
+            let ratio = median / base;
+            let digits = if ratio < 0.1 { 3 } else { 2 };
+            Some(format!("{ratio:.digits$}"))
         })
     }
 
