@@ -6,11 +6,6 @@
     reason = "in a test, a panic with a message is how a failure is reported"
 )]
 
-#![allow(
-    clippy::expect_used,
-    reason = "in a test, a panic is how a failure is reported"
-)]
-
 use std::path::Path;
 
 use rand::rngs::StdRng;
