@@ -1,5 +1,5 @@
-//! Against the kernel, each test in a network namespace of its own. Skipped without the right to
-//! make one.
+//! Against the kernel, each test in a network namespace of its own, which takes root; see
+//! [`may_run`].
 
 use std::fs::File;
 use std::future::Future;
@@ -8,14 +8,15 @@ use rtnetlink::LinkBridge;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::*;
+use crate::netns::tests::may_run;
 
 /// Runs `test` on a runtime whose only thread is in a new network namespace.
 fn isolated<F: Future<Output = ()>>(test: impl FnOnce(Netlink) -> F + Send) {
+    if !may_run() {
+        return;
+    }
     let in_new_namespace = || {
-        if let Err(error) = new_namespace() {
-            eprintln!("skipped: no network namespace can be made: {error}");
-            return;
-        }
+        new_namespace().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
