@@ -20,12 +20,14 @@ use host::netns::{self, Netns};
 use host::probe::{self, Amount, Transferred};
 use host::stage::{self, INTERFACE, Place, Switch};
 use proto::MacAddr;
+use router::io::tap::Tap;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::http::Response;
 use crate::node::{self, Connection, Kind, Node, Options};
 use crate::wait;
+use crate::weather::{Sky, Weather};
 
 /// Tag of the namespaces' names.
 const TAG: &str = "meshlab";
@@ -42,6 +44,7 @@ pub struct Lab {
     hosts: Vec<Host>,
     /// `None`: two hosts, back to back.
     switch: Option<Switch>,
+    sky: Option<Sky>,
     runtime: Runtime,
     directory: PathBuf,
     label: String,
@@ -119,6 +122,42 @@ impl Lab {
         lab
     }
 
+    /// Hosts under a sky whose weather [`Self::set_weather`] makes. It is fair at first, and takes
+    /// IP packets of 1500 bytes. The hosts can be neither unplugged nor parted.
+    #[track_caller]
+    pub fn outdoors(hosts: usize, seed: u64) -> Self {
+        eprintln!("seed {seed}");
+        let mut lab = Self::empty();
+        let mut devices = Vec::new();
+        for number in 1..=hosts {
+            let made = lab
+                .runtime
+                .block_on(Place::new(TAG, &lab.host_label(number)));
+            let place = made.unwrap();
+            devices.push(place.netns.run(|| Tap::open(INTERFACE)).unwrap().unwrap());
+            lab.runtime.block_on(async {
+                place
+                    .net
+                    .add_address(INTERFACE, cidr_of(number))
+                    .await
+                    .unwrap();
+                place.net.set_up(INTERFACE).await.unwrap();
+            });
+            lab.add_host(place);
+        }
+        lab.sky = Some(Sky::new(devices, seed));
+        lab
+    }
+
+    /// Changes the weather of a lab that is outdoors.
+    #[track_caller]
+    pub fn set_weather(&self, weather: Weather) {
+        self.sky
+            .as_ref()
+            .expect("the hosts are outdoors")
+            .set(weather);
+    }
+
     #[track_caller]
     fn empty() -> Self {
         static SWEEP: Once = Once::new();
@@ -134,6 +173,7 @@ impl Lab {
         Self {
             hosts: Vec::new(),
             switch: None,
+            sky: None,
             runtime,
             directory,
             label,

@@ -21,6 +21,7 @@ pub mod node;
 pub mod sim;
 pub mod units;
 pub mod wait;
+pub mod weather;
 
 use std::io::Write as _;
 

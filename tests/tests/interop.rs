@@ -8,7 +8,7 @@
 //! is skipped.
 
 use tests::cases::restarts::End;
-use tests::cases::{PASSWORD, links, meshes, paths, refusals, restarts};
+use tests::cases::{PASSWORD, links, meshes, paths, refusals, restarts, storms};
 use tests::node::Kind::{Meshctl as M, Weaver as W};
 use tests::{seed, with_weaver};
 
@@ -86,6 +86,11 @@ mod path {
         underlay_9000_plain => paths::underlay([M, W], None, 9000);
         underlay_9000_encrypted => paths::underlay([W, M], PASSWORD, 9000);
         narrowing => paths::narrowing([M, W], PASSWORD);
+        rough_underlay => storms::rough([M, W, M], PASSWORD, seed(3));
+        black_hole_plain => storms::black_hole([W, M], None);
+        black_hole_encrypted => storms::black_hole([M, W], PASSWORD);
+        no_udp_at_first => storms::no_udp([M, W], PASSWORD);
+        no_udp_any_more => storms::udp_lost([M, M, W], PASSWORD);
     }
 }
 

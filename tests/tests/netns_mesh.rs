@@ -1,8 +1,8 @@
 //! meshctl against meshctl in network namespaces: meshes, relays, links and paths.
 
-use tests::as_root;
-use tests::cases::{PASSWORD, links, meshes, paths};
+use tests::cases::{PASSWORD, links, meshes, paths, storms};
 use tests::node::Kind::Meshctl as M;
+use tests::{as_root, seed};
 
 /// One test per line.
 macro_rules! cases {
@@ -35,4 +35,10 @@ cases! {
     underlay_9000_plain => paths::underlay([M; 2], None, 9000);
     underlay_9000_encrypted => paths::underlay([M; 2], PASSWORD, 9000);
     narrowing => paths::narrowing([M; 2], PASSWORD);
+
+    rough_underlay => storms::rough([M; 3], PASSWORD, seed(1));
+    black_hole_plain => storms::black_hole([M; 2], None);
+    black_hole_encrypted => storms::black_hole([M; 2], PASSWORD);
+    no_udp_at_first => storms::no_udp([M; 2], PASSWORD);
+    no_udp_any_more => storms::udp_lost([M; 3], PASSWORD);
 }

@@ -8,6 +8,7 @@ pub mod meshes;
 pub mod paths;
 pub mod refusals;
 pub mod restarts;
+pub mod storms;
 pub mod targets;
 
 use crate::lab::{ContainerId, Lab};
