@@ -1,9 +1,9 @@
 //! One fuzz target for each decoder and each engine: bytes in, no panic, and what decodes must
 //! survive the way back.
 //!
-//! The same functions are driven three ways: by libFuzzer (`fuzz/`), by the test `fuzz`, which
-//! replays the seeds and mutates them from a printed seed, and by the same test with
-//! `MESHCTL_FUZZ_RUNS` for as long as one likes.
+//! The test `fuzz` replays the golden bytes and mutates them from a printed seed;
+//! `MESHCTL_FUZZ_RUNS` lets it go on for as long as one likes. The targets are plain functions, so
+//! that any other fuzzer can drive them too.
 
 use std::net::SocketAddr;
 use std::path::Path;
