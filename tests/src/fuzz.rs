@@ -22,7 +22,9 @@ use router::dataplane::{Command, DataPlane, Event, LinkConfig, OverlayControl};
 use router::mesh::{Mesh, MeshConfig, Output};
 use router::topology::{Peers, Routes};
 use router::wire::control::{ControlForm, GossipKind, GossipMessage, Message};
-use router::wire::intro::Versions;
+use router::wire::ethernet::Frame;
+use router::wire::intro::{Features, Versions};
+use router::wire::sleeve::{Records, Special};
 
 /// A target.
 pub type Target = fn(&[u8]);
@@ -31,6 +33,8 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("gob", gob),
     ("control", control),
+    ("intro", intro),
+    ("sleeve", sleeve),
     ("topology", topology),
     ("names", names),
     ("ring", ring),
@@ -59,6 +63,37 @@ pub fn control(data: &[u8]) {
             let again = Message::decode(message.encode(form), form);
             assert_eq!(again.as_ref(), Ok(&message), "{form:?}");
         }
+    }
+}
+
+/// The features of an introduction, in both versions.
+pub fn intro(data: &[u8]) {
+    let decode = |stream: &[u8], version| {
+        let mut decoder = Decoder::new(stream, Limits::GOSSIP);
+        let value = decoder.require_value().ok()?;
+        Features::decode(value, version).ok()
+    };
+    for version in [1, 2] {
+        if let Some(features) = decode(data, version) {
+            assert_eq!(decode(&features.encode(version), version), Some(features));
+        }
+    }
+}
+
+/// The body of a sleeve packet, down to the headers in its frames.
+pub fn sleeve(data: &[u8]) {
+    let mut end = 0;
+    for record in Records::new(data, 0) {
+        let Ok(record) = record else { break };
+        assert_eq!(data.get(record.range.clone()), Some(record.frame));
+        assert!(record.range.start > end || end == 0);
+        end = record.range.end;
+        if let Ok(frame) = Frame::new_checked(record.frame) {
+            let _ = (Special::classify(&frame), frame.ipv4());
+        }
+    }
+    if let Ok(frame) = Frame::new_checked(data) {
+        let _ = (Special::classify(&frame), frame.ipv4());
     }
 }
 
