@@ -44,10 +44,18 @@ pub trait GossipChannel: Send {
     ) -> Result<Option<Box<dyn GossipData>>, GossipRefused>;
 
     /// State from a neighbour. Returns what was new in it, or `None`, which ends the spread.
-    fn on_gossip(&mut self, payload: &[u8]) -> Result<Option<Box<dyn GossipData>>, GossipRefused>;
+    fn on_gossip(
+        &mut self,
+        neighbour: PeerName,
+        payload: &[u8],
+    ) -> Result<Option<Box<dyn GossipData>>, GossipRefused>;
 
     /// Everything this channel knows, for new neighbours and the periodic round.
     fn full_state(&mut self) -> Option<Box<dyn GossipData>>;
+
+    /// The topology has learnt of a peer, which may be a neighbour or far away. Every peer is
+    /// told of once until it is forgotten; we ourselves are not.
+    fn on_peer_learnt(&mut self, _peer: PeerName) {}
 
     /// The topology has forgotten a peer that can no longer be reached.
     fn on_peer_forgotten(&mut self, peer: PeerName);

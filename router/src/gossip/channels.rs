@@ -133,7 +133,11 @@ impl Channels {
                 Ok(Received::just(Verdict::Relay(destination)))
             }
             kind if message.channel() == ChannelName::TOPOLOGY => {
-                topology(kind, message, peers, rng)
+                let received = topology(kind, message, peers, rng)?;
+                for peer in received.topology.iter().flat_map(|it| &it.created) {
+                    self.peer_learnt(*peer);
+                }
+                Ok(received)
             }
             kind => {
                 let owner = self.owners.get_mut(message.channel());
@@ -156,6 +160,14 @@ impl Channels {
             }
         }
         all
+    }
+
+    /// Tells all owners that the topology has learnt of `peer`. What [`receive`](Self::receive)
+    /// learns it tells by itself.
+    pub fn peer_learnt(&mut self, peer: PeerName) {
+        for owner in self.owners.values_mut() {
+            owner.on_peer_learnt(peer);
+        }
     }
 
     /// Tells all owners that the topology has forgotten `peer`.
@@ -267,7 +279,9 @@ fn owned(
             owner.on_broadcast(message.source(), payload)?,
             Verdict::Broadcast,
         ),
-        GossipKind::Neighbours => passed_on(owner.on_gossip(payload)?, Verdict::Gossip),
+        GossipKind::Neighbours => {
+            passed_on(owner.on_gossip(message.source(), payload)?, Verdict::Gossip)
+        }
     })
 }
 

@@ -378,6 +378,7 @@ impl Mesh {
         let label = link.label();
         if found.created {
             tracing::info!("{label}: found peer");
+            self.channels.peer_learnt(peer);
         }
         if found.ours_changed {
             self.own_record_changed(None, now);

@@ -189,12 +189,20 @@ impl GossipChannel for Owner {
         self.note(&format!("broadcast of {source}"), payload)
     }
 
-    fn on_gossip(&mut self, payload: &[u8]) -> Result<Option<Box<dyn GossipData>>, GossipRefused> {
-        self.note("gossip", payload)
+    fn on_gossip(
+        &mut self,
+        neighbour: PeerName,
+        payload: &[u8],
+    ) -> Result<Option<Box<dyn GossipData>>, GossipRefused> {
+        self.note(&format!("gossip of {neighbour}"), payload)
     }
 
     fn full_state(&mut self) -> Option<Box<dyn GossipData>> {
         self.note("full state", b"all").unwrap()
+    }
+
+    fn on_peer_learnt(&mut self, peer: PeerName) {
+        self.0.lock().unwrap().push(format!("learnt {peer}"));
     }
 
     fn on_peer_forgotten(&mut self, peer: PeerName) {
@@ -244,18 +252,20 @@ fn owners_get_what_is_on_their_channel() {
         .map(|(channel, _)| channel.to_string())
         .collect();
     assert_eq!(channels, ["topology", "names"]);
+    bench.channels.peer_learnt(name(9));
     bench.channels.peer_forgotten(name(9));
     let two = name(2);
     let expected = [
         format!("unicast of {two} one"),
         format!("broadcast of {two} two"),
-        "gossip three".to_owned(),
+        format!("gossip of {two} three"),
         format!("broadcast of {two} old"),
-        "gossip old".to_owned(),
+        format!("gossip of {two} old"),
         format!("broadcast of {two} bad"),
-        "gossip bad".to_owned(),
+        format!("gossip of {two} bad"),
         format!("unicast of {two} bad"),
         "full state all".to_owned(),
+        format!("learnt {}", name(9)),
         format!("forgotten {}", name(9)),
     ];
     assert_eq!(*owner.0.lock().unwrap(), expected);

@@ -275,7 +275,11 @@ impl GossipChannel for Ear {
         Ok(None)
     }
 
-    fn on_gossip(&mut self, payload: &[u8]) -> Result<Option<Box<dyn GossipData>>, GossipRefused> {
+    fn on_gossip(
+        &mut self,
+        _: PeerName,
+        payload: &[u8],
+    ) -> Result<Option<Box<dyn GossipData>>, GossipRefused> {
         let _ = self.0.send(Heard::Gossip(payload.to_vec()));
         Ok(None)
     }

@@ -82,7 +82,11 @@ impl GossipChannel for Owner {
         Ok(Some(Box::new(Numbers(payload.iter().copied().collect()))))
     }
 
-    fn on_gossip(&mut self, payload: &[u8]) -> Result<Option<Box<dyn GossipData>>, GossipRefused> {
+    fn on_gossip(
+        &mut self,
+        _: PeerName,
+        payload: &[u8],
+    ) -> Result<Option<Box<dyn GossipData>>, GossipRefused> {
         self.take(payload)
     }
 

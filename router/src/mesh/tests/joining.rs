@@ -320,7 +320,7 @@ fn a_peer_restarted_before_it_was_missed_jumps_past_its_old_version() {
 
 #[test]
 fn a_lost_peer_is_forgotten_at_once_and_the_routes_follow() {
-    struct Owner(std::sync::mpsc::Sender<proto::PeerName>);
+    struct Owner(std::sync::mpsc::Sender<(bool, proto::PeerName)>);
     impl GossipChannel for Owner {
         fn on_unicast(&mut self, _: proto::PeerName, _: &[u8]) -> Result<(), GossipRefused> {
             Ok(())
@@ -332,14 +332,21 @@ fn a_lost_peer_is_forgotten_at_once_and_the_routes_follow() {
         ) -> Result<Option<Box<dyn GossipData>>, GossipRefused> {
             Ok(None)
         }
-        fn on_gossip(&mut self, _: &[u8]) -> Result<Option<Box<dyn GossipData>>, GossipRefused> {
+        fn on_gossip(
+            &mut self,
+            _: proto::PeerName,
+            _: &[u8],
+        ) -> Result<Option<Box<dyn GossipData>>, GossipRefused> {
             Ok(None)
         }
         fn full_state(&mut self) -> Option<Box<dyn GossipData>> {
             None
         }
+        fn on_peer_learnt(&mut self, peer: proto::PeerName) {
+            self.0.send((true, peer)).unwrap();
+        }
         fn on_peer_forgotten(&mut self, peer: proto::PeerName) {
-            self.0.send(peer).unwrap();
+            self.0.send((false, peer)).unwrap();
         }
     }
     let mut net = Net::new();
@@ -348,7 +355,7 @@ fn a_lost_peer_is_forgotten_at_once_and_the_routes_follow() {
         config.discovery = false;
         net.add(host, config);
     }
-    let (sender, forgotten) = std::sync::mpsc::channel();
+    let (sender, told) = std::sync::mpsc::channel();
     net.call(1, |mesh, _| {
         mesh.register_channel("mine", Box::new(Owner(sender)))
     })
@@ -358,10 +365,18 @@ fn a_lost_peer_is_forgotten_at_once_and_the_routes_follow() {
     net.pass(10 * SECOND);
     assert_eq!(net.mesh(1).routes().unicast(peer(3)), Some(peer(2)));
     // Peer 3 may have been forgotten once, before 2 said that it is connected to it.
-    assert!(forgotten.try_iter().count() <= 1);
+    let told_so_far: Vec<_> = told.try_iter().collect();
+    assert!(told_so_far.iter().filter(|(learnt, _)| !learnt).count() <= 1);
+    for host in [2, 3] {
+        let last = told_so_far
+            .iter()
+            .rfind(|(_, peer)| *peer == self::peer(host));
+        assert_eq!(last, Some(&(true, peer(host))));
+    }
     net.stop(2);
     assert_eq!(net.mesh(1).peers().len(), 1, "2 and what was behind it");
-    assert_eq!(forgotten.try_iter().collect::<Vec<_>>(), [peer(2), peer(3)]);
+    let forgotten: Vec<_> = told.try_iter().collect();
+    assert_eq!(forgotten, [(false, peer(2)), (false, peer(3))]);
     let tail: Vec<_> = outline(&net, 1).into_iter().rev().take(3).collect();
     assert_eq!(tail, ["forgotten", "forgotten", "remove"]);
     net.pass(SECOND / 5);
