@@ -23,6 +23,7 @@ mod hash;
 #[cfg(feature = "io")]
 pub mod io;
 pub mod mesh;
+pub mod offload;
 pub mod overlay;
 pub mod status;
 pub mod switch;
