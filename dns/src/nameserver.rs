@@ -88,9 +88,11 @@ pub struct Received {
     pub pass_on: Option<Update>,
     /// Own entries that others had wrong: to be broadcast.
     pub corrected: Option<Update>,
-    /// Seconds by which the sender's clock is ahead of ours, if that is more than
-    /// [`MAX_CLOCK_SKEW`]. The update was not used: its tombstones cannot be compared with ours.
-    pub skew: Option<i64>,
+    /// Seconds by which the sender's clock is ahead of ours, the way of the message included.
+    pub offset: i64,
+    /// Whether the update was not used because that is more than [`MAX_CLOCK_SKEW`]. Only without
+    /// [`Nameserver::tolerating_skew`].
+    pub refused: bool,
 }
 
 /// The names that this host knows, and its own among them.
@@ -99,6 +101,7 @@ pub struct Nameserver {
     ours: PeerName,
     domain: Domain,
     table: Table,
+    tolerates_skew: bool,
 }
 
 impl Nameserver {
@@ -108,7 +111,20 @@ impl Nameserver {
             ours,
             domain,
             table: Table::default(),
+            tolerates_skew: false,
         }
+    }
+
+    /// Uses what peers send whose clocks differ too much from ours, which the original refuses.
+    ///
+    /// What such a peer says of its names is ordered by versions, which no clock has a part in. Its
+    /// tombstones are as old as its clock has them, so they may be collected too early or too late:
+    /// a name deleted there may come back for one round of gossip, until its origin repeats what it
+    /// said. It is passed on under our own time, for others would refuse it.
+    #[must_use]
+    pub fn tolerating_skew(mut self) -> Self {
+        self.tolerates_skew = true;
+        self
     }
 
     /// All names.
@@ -241,7 +257,7 @@ impl Nameserver {
         is_known: impl Fn(PeerName) -> bool,
     ) -> Result<Received, DecodeError> {
         let (mut received, update, _) = self.receive(payload, now, is_known)?;
-        received.pass_on = received.skew.is_none().then_some(update);
+        received.pass_on = (!received.refused).then_some(update);
         Ok(received)
     }
 
@@ -253,10 +269,12 @@ impl Nameserver {
         is_known: impl Fn(PeerName) -> bool,
     ) -> Result<(Received, Update, Vec<Entry>), DecodeError> {
         let update = Update::decode(payload)?;
-        let skew = update.timestamp.saturating_sub(now);
-        if skew.saturating_abs() > MAX_CLOCK_SKEW {
+        let offset = update.timestamp.saturating_sub(now);
+        let skewed = offset.saturating_abs() > MAX_CLOCK_SKEW;
+        if skewed && !self.tolerates_skew {
             let received = Received {
-                skew: Some(skew),
+                offset,
+                refused: true,
                 ..Received::default()
             };
             return Ok((received, Update::default(), Vec::new()));
@@ -283,9 +301,11 @@ impl Nameserver {
             .collect();
         let received = Received {
             corrected: (!corrected.is_empty()).then(|| Update::new(now, corrected)),
+            offset,
             ..Received::default()
         };
-        Ok((received, Update::new(update.timestamp, entries), delta))
+        let timestamp = if skewed { now } else { update.timestamp };
+        Ok((received, Update::new(timestamp, entries), delta))
     }
 
     /// What others say of our own entries may stem from an earlier life of ours: where it would win

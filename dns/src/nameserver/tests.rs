@@ -304,7 +304,7 @@ fn play(nameserver: &mut Nameserver, step: &Value, known: &[PeerName], at: &str)
                 nameserver.on_broadcast(&bytes(action), now, is_known)
             }
             .unwrap();
-            assert_eq!(received.skew.is_some(), result["error"].is_string(), "{at}");
+            assert_eq!(received.refused, result["error"].is_string(), "{at}");
             let expected = result["propagate"]
                 .is_object()
                 .then(|| update(&result["propagate"]));
@@ -325,6 +325,43 @@ fn tombstones_live_half_an_hour() {
     assert_eq!(nameserver.collect(100 + TOMBSTONE_LIFE), 0);
     assert_eq!(nameserver.collect(101 + TOMBSTONE_LIFE), 1);
     assert_eq!(nameserver.table().iter().len(), 0);
+}
+
+#[test]
+fn skewed_clocks_are_told_of_and_tolerated() {
+    let origin: PeerName = "::b".parse().unwrap();
+    let entry = |host: &str, tombstone| Entry {
+        key: Key {
+            hostname: format!("{host}.weave.local."),
+            origin,
+            container: "c".to_owned(),
+            addr: [10, 0, 0, 1].into(),
+        },
+        mark: Mark {
+            version: i64::from(tombstone != 0),
+            tombstone,
+        },
+    };
+    for offset in [MAX_CLOCK_SKEW + 1, -MAX_CLOCK_SKEW - 1, i64::MIN] {
+        let now = 2_000_000;
+        let sent_at = offset.saturating_add(now);
+        let payload = Update::new(sent_at, [entry("a", 0), entry("b", 1_999_000)]).encode();
+        let ours = "::a".parse().unwrap();
+        let domain: Domain = "weave.local.".parse().unwrap();
+
+        let mut strict = Nameserver::new(ours, domain.clone());
+        let received = strict.on_broadcast(&payload, now, |_| true).unwrap();
+        assert!(received.refused && received.pass_on.is_none());
+        assert_eq!(strict.table().iter().len(), 0);
+
+        let mut tolerant = Nameserver::new(ours, domain).tolerating_skew();
+        let received = tolerant.on_broadcast(&payload, now, |_| true).unwrap();
+        assert!(!received.refused);
+        assert_eq!(received.offset, sent_at.saturating_sub(now));
+        assert_eq!(received.pass_on.unwrap().timestamp, now);
+        assert_eq!(tolerant.table().iter().len(), 2);
+        assert_eq!(tolerant.table().live_count(), 1);
+    }
 }
 
 #[test]
