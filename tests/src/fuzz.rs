@@ -38,6 +38,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("topology", topology),
     ("names", names),
     ("ring", ring),
+    ("weave_state", weave_state),
     ("allocator", allocator),
     ("connection", connection),
     ("dataplane", dataplane),
@@ -141,6 +142,40 @@ pub fn ring(data: &[u8]) {
     let _ = persist::decode_name(data);
     let _ = persist::decode_ring(data);
     let _ = persist::decode_owned(data);
+}
+
+/// A state file of the original. The data as a whole is one; and it is each value of one that is
+/// sound otherwise; and it tells how sound ones are damaged: in threes of bytes, where and by what.
+pub fn weave_state(data: &[u8]) {
+    use std::sync::LazyLock;
+    use weavedb::{State, bolt};
+    static SOUND: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors/weave-data.db");
+        let original = std::fs::read(path).expect("a vector file can be read");
+        let state = State::decode(&original).expect("it is sound");
+        let len = bolt::PageLen::new(1024).expect("pages may have that length");
+        [original, state.encode(len).expect("it is small")]
+    });
+    let check = |file: &[u8]| {
+        if let Ok(mut state) = State::decode(file) {
+            state.oddity = None;
+            let again = state.encode(bolt::PageLen::USUAL).expect("it is small");
+            assert_eq!(State::decode(&again).as_ref(), Ok(&state));
+        }
+    };
+    check(data);
+    for key in ["peername", "ring", "ownedAddresses", "directPeers"] {
+        let values = [(key.as_bytes().to_vec(), data.to_vec())].into();
+        check(&bolt::encode(bolt::PageLen::USUAL, b"top", &values).expect("it is small"));
+    }
+    for sound in &*SOUND {
+        let mut file = sound.clone();
+        for damage in data.chunks_exact(3) {
+            let at = usize::from(u16::from_le_bytes([damage[0], damage[1]])) % file.len();
+            file[at] ^= damage[2];
+        }
+        check(&file);
+    }
 }
 
 /// An allocator that hears anything, of anybody, and gives out addresses meanwhile. The data as a
