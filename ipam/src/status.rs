@@ -1,6 +1,7 @@
 //! What people are shown.
 //!
-//! [`Status`] serialises as the `IPAM` object of the report; [`Status::summary`] and
+//! [`Status`] serialises as the `IPAM` object of the report, from which it can be read back but for
+//! the own name; [`Status::summary`] and
 //! [`Status::shares_text`] are the texts of `status` and `status ipam`.
 //!
 //! Source: IPAM protocol, section 15.
@@ -9,12 +10,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use proto::PeerName;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::range::{Address, Cidr};
 
 /// The state of an allocator.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Status {
     /// How far the agreement on the first ring is, while it is sought.
@@ -30,27 +31,31 @@ pub struct Status {
     /// Where addresses come from if no subnet is asked for.
     pub default_subnet: Cidr,
     /// The ring.
-    #[serde(serialize_with = "null_if_empty")]
+    #[serde(serialize_with = "null_if_empty", deserialize_with = "empty_if_null")]
     pub entries: Vec<EntryStatus>,
     /// Claims that wait.
-    #[serde(serialize_with = "null_if_empty")]
+    #[serde(serialize_with = "null_if_empty", deserialize_with = "empty_if_null")]
     pub pending_claims: Vec<ClaimStatus>,
     /// Requests for addresses that wait, as `identifier subnet`.
-    #[serde(serialize_with = "null_if_empty")]
+    #[serde(serialize_with = "null_if_empty", deserialize_with = "empty_if_null")]
     pub pending_allocates: Vec<String>,
     /// Our own name.
     #[serde(skip)]
     pub name: PeerName,
     /// Why nothing can be saved, and so nothing be given out, if that is so.
-    #[serde(rename = "SaveError", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "SaveError", default, skip_serializing_if = "Option::is_none")]
     pub save_error: Option<String>,
     /// What is odd about the quorum, if anything is.
-    #[serde(rename = "QuorumWarning", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "QuorumWarning",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub quorum_warning: Option<String>,
 }
 
 /// The agreement on the first ring.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct PaxosStatus {
     /// Whether we vote.
@@ -62,7 +67,7 @@ pub struct PaxosStatus {
 }
 
 /// One range of the ring.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct EntryStatus {
     /// First address.
@@ -70,6 +75,7 @@ pub struct EntryStatus {
     /// Number of addresses.
     pub size: u32,
     /// Owner.
+    #[serde(deserialize_with = "from_text")]
     pub peer: PeerName,
     /// What people call the owner; empty if not known.
     pub nickname: String,
@@ -80,13 +86,17 @@ pub struct EntryStatus {
 }
 
 /// A claim that waits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClaimStatus {
     /// For whom.
     #[serde(rename = "Ident")]
     pub ident: String,
     /// Of what.
-    #[serde(rename = "CIDR", serialize_with = "cidr_in_parts")]
+    #[serde(
+        rename = "CIDR",
+        serialize_with = "cidr_in_parts",
+        deserialize_with = "cidr_of_parts"
+    )]
     pub cidr: Cidr,
 }
 
@@ -98,18 +108,35 @@ fn null_if_empty<T: Serialize, S: Serializer>(list: &[T], to: S) -> Result<S::Ok
     }
 }
 
+fn empty_if_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Vec<T>, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+fn from_text<'de, D: Deserializer<'de>>(from: D) -> Result<PeerName, D::Error> {
+    let text = String::deserialize(from)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct CidrParts {
+    addr: Address,
+    prefix_len: u8,
+}
+
 fn cidr_in_parts<S: Serializer>(cidr: &Cidr, to: S) -> Result<S::Ok, S::Error> {
-    #[derive(Serialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Parts {
-        addr: Address,
-        prefix_len: u8,
-    }
-    Parts {
+    let parts = CidrParts {
         addr: cidr.address,
         prefix_len: cidr.prefix_len(),
-    }
-    .serialize(to)
+    };
+    parts.serialize(to)
+}
+
+fn cidr_of_parts<'de, D: Deserializer<'de>>(from: D) -> Result<Cidr, D::Error> {
+    let parts = CidrParts::deserialize(from)?;
+    Ok(Cidr::new(parts.addr, parts.prefix_len))
 }
 
 /// What one peer owns.
@@ -318,6 +345,9 @@ mod tests {
         }];
         status.pending_allocates = vec!["c 10.32.0.0/12".to_owned()];
         let report = serde_json::to_value(&status).unwrap();
+        let mut read: Status = serde_json::from_value(report.clone()).unwrap();
+        read.name = status.name;
+        assert_eq!(read, status);
         assert_eq!(
             report["Paxos"],
             json!({"Elector": true, "KnownNodes": 1, "Quorum": 2})

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
+use ipam::status::Status as Allocation;
 use router::status::{ConnectionState, ConnectionStatus, LinkStatus, RouterStatus, Traffic};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -27,6 +28,9 @@ pub struct Report {
     pub version_check: VersionCheck,
     /// The mesh and the data plane.
     pub router: RouterReport,
+    /// Address allocation; null if it is off.
+    #[serde(rename = "IPAM", default)]
+    pub ipam: Option<Allocation>,
     /// What the original does not have.
     pub meshctl: Own,
 }
@@ -292,6 +296,7 @@ impl Report {
             version: facts.version.clone(),
             version_check: VersionCheck::default(),
             router: router(facts, status, now),
+            ipam: None,
             meshctl: Own {
                 pid: facts.pid,
                 bridge: facts.bridge.clone(),

@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use ipam::status::Status as Allocation;
 use serde_json::Value;
 
 use crate::report::{Connection, Report};
@@ -50,7 +51,7 @@ pub fn status(report: &Report) -> String {
     } else {
         router.trusted_subnets.join(", ")
     };
-    format!(
+    let mut text = format!(
         "        Version: {version} (version check update disabled)
 
         Service: router
@@ -72,7 +73,37 @@ pub fn status(report: &Report) -> String {
         targets = router.targets.len(),
         connection_count = router.connections.len(),
         peer_count = router.peers.len(),
-    )
+    );
+    if let Some(ipam) = &report.ipam {
+        allocation(&mut text, ipam);
+    }
+    text
+}
+
+/// The lines about allocation; those about what is wrong are our own.
+fn allocation(text: &mut String, ipam: &Allocation) {
+    let _ = write!(
+        text,
+        "
+        Service: ipam
+         Status: {}
+          Range: {}
+  DefaultSubnet: {}
+",
+        ipam.summary(),
+        ipam.range,
+        ipam.default_subnet,
+    );
+    for wrong in ipam.quorum_warning.iter().chain(&ipam.save_error) {
+        let _ = writeln!(text, "        Warning: {}", printable(wrong));
+    }
+}
+
+/// `status ipam`.
+pub fn ipam(ipam: &Allocation) -> String {
+    let text = ipam.shares_text();
+    let lines = text.lines().map(|line| format!("{}\n", printable(line)));
+    lines.collect()
 }
 
 /// `status targets`.

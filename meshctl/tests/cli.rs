@@ -115,7 +115,7 @@ fn mistakes_are_explained() {
         ),
         (
             "launch --ipalloc-default-subnet 10.2.0.0/16",
-            "without --ipalloc-range",
+            "does not overlap",
         ),
         ("connect", "HOST"),
         ("forget", "HOST"),

@@ -111,12 +111,43 @@ pub enum Output {
     TargetsChanged(Vec<String>),
 }
 
+/// What the owners of channels have to know of the mesh.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Members {
+    /// The other peers that messages can be sent to.
+    pub peers: BTreeMap<PeerName, Member>,
+    /// How many direct peers have not turned out to be ourselves or to bear our name.
+    pub target_count: usize,
+}
+
+/// A peer that messages can be sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    /// Whether it has a short id. All have one that are younger than protocol version 2.
+    pub has_short_id: bool,
+}
+
 /// Why an owner's unicast could not be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum UnicastError {
     /// No such peer, or no way to it.
     #[error("no route to peer {0}")]
     NoRoute(PeerName),
+}
+
+/// The UID of a [`Mesh`] that is made with this seed.
+pub fn uid_of(seed: [u8; 32]) -> PeerUid {
+    draw_uid(&mut StdRng::from_seed(seed))
+}
+
+fn draw_uid(rng: &mut StdRng) -> PeerUid {
+    loop {
+        // 0 stands for "unknown" in the records of others.
+        let uid = rng.next_u64();
+        if uid != 0 {
+            return PeerUid(uid);
+        }
+    }
 }
 
 /// The control half of a router. See the module.
@@ -153,13 +184,7 @@ impl Mesh {
     /// UID and the numbers of connections are drawn from it.
     pub fn new(config: MeshConfig, seed: [u8; 32], now: Instant) -> Self {
         let mut rng = StdRng::from_seed(seed);
-        let uid = loop {
-            // 0 stands for "unknown" in the records of others.
-            let uid = rng.next_u64();
-            if uid != 0 {
-                break PeerUid(uid);
-            }
-        };
+        let uid = draw_uid(&mut rng);
         let short_id = ShortId(rng.random_range(0..ShortId::COUNT));
         let peers = Peers::new(config.name, config.nickname.as_str(), uid, short_id);
         let routes = Arc::new(Routes::calculate(&peers));
@@ -255,6 +280,29 @@ impl Mesh {
     /// How many direct peers have not turned out to be ourselves or to bear our name.
     pub fn active_target_count(&self) -> usize {
         self.connector.active_count()
+    }
+
+    /// The peers that messages can be sent to, and what the owners of channels have to know of them.
+    pub fn members(&self) -> Members {
+        let others = self.peers.iter().filter(|peer| {
+            peer.name != self.config.name && self.routes.unicast_all(peer.name).is_some()
+        });
+        Members {
+            peers: others
+                .map(|peer| {
+                    let member = Member {
+                        has_short_id: peer.short_id.is_some(),
+                    };
+                    (peer.name, member)
+                })
+                .collect(),
+            target_count: self.active_target_count(),
+        }
+    }
+
+    /// Whether all that was to be sent has been handed out by [`Self::poll_transmit`].
+    pub fn is_quiet(&self) -> bool {
+        self.waiting.is_empty() && self.links.values().all(Link::is_quiet)
     }
 
     /// Everything there is to tell.

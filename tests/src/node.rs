@@ -129,7 +129,8 @@ impl Node {
             Kind::Meshctl => {
                 let program = options.program.as_deref();
                 let mut command = Command::new(program.unwrap_or_else(|| meshctl()));
-                command.arg("launch");
+                let range = options.services.as_deref().unwrap_or_default();
+                command.args(["launch", "--ipalloc-range", range]);
                 command
             }
             Kind::Weaver => {

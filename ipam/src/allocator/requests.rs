@@ -413,6 +413,13 @@ impl Allocator {
         id
     }
 
+    /// Whether a request is still to be fulfilled. If it is not, its answer may yet wait for a save.
+    pub fn is_pending(&self, id: RequestId) -> bool {
+        self.allocates.iter().any(|request| request.id == id)
+            || self.claims.iter().any(|claim| claim.id == Some(id))
+            || self.primes.contains(&id)
+    }
+
     /// Nobody waits for the answer to this request any more. If it has not been fulfilled yet, it
     /// never will be.
     pub fn cancel(&mut self, id: RequestId, now: Now) {

@@ -1,20 +1,21 @@
 //! The life of the daemon: what starts in which order, and how it ends.
 //!
-//! Up: name, listeners of the API, bridge and TAP device, router, API, "ready". What can fail
-//! because the user asked for something impossible comes first, before anything is changed.
-//! Down: router (which closes connections, sockets and the TAP device), state, listeners. The bridge
-//! stays, unless it was `reset` that ended it.
+//! Up: name, listeners of the API, address allocation, bridge and TAP device, router, API, "ready".
+//! What can fail because the user asked for something impossible comes first, before anything is
+//! changed. Down: router (which closes connections, sockets and the TAP device), allocation, state,
+//! listeners. The bridge stays, unless it was `reset` that ended it; then our addresses are handed
+//! over to another host before everything else.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use host::netlink::Netlink;
-use proto::PeerName;
+use proto::{PeerName, PeerUid};
 use rand::TryRng as _;
 use rand::rngs::SysRng;
 use router::io::tap::{Tap, TapDevice};
-use router::io::{Router, RouterConfig};
+use router::io::{Router, RouterConfig, RouterHandle};
 use router::mesh::MeshConfig;
 use router::overlay::negotiate::SUPPORTED;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -26,9 +27,10 @@ use tokio_util::sync::CancellationToken;
 use super::adapter::{Adapter, sort_out};
 use super::admin::guard::Guard;
 use super::admin::server::{Listener, serve};
-use super::admin::{self, Admin, Stop};
-use super::config::{Config, Peers};
+use super::admin::{self, Admin, Services, Stop};
+use super::config::{Allocation, Config, Peers};
 use super::control::Control as _;
+use super::ipam::{self, Ipam, PreClaim};
 use super::peers::{self, Beginning, Keeper};
 use super::store::Store;
 use super::{bridge, identity, log, notify};
@@ -41,6 +43,9 @@ const THREADS: usize = 2;
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The router says goodbye to its neighbours in less.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The hand-over of our addresses is given up after so long; others have to take them over then.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the daemon until it is told to end.
 pub fn run(config: Config, store: Store) -> anyhow::Result<()> {
@@ -68,9 +73,22 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
         identity.name,
         identity.origin
     );
+    store.check()?;
     let beginning = begin(&config, &store)?;
 
     let listeners = Listeners::bind(&config).await?;
+    let seed = random_seed()?;
+    let services = Services {
+        ipam: match &config.allocation {
+            Some(allocation) => {
+                let uid = router::mesh::uid_of(seed);
+                let us = (identity.name, uid, nickname.as_str());
+                let found = ipam::found_on_bridge(config.bridge.as_deref()).await;
+                Some(start_ipam(allocation, us, found, &store)?)
+            }
+            None => None,
+        },
+    };
     let (device, tap) = match &config.bridge {
         Some(name) => {
             let (device, tap) = Underside::make(name, identity.name, config.mtu).await?;
@@ -78,8 +96,17 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
         }
         None => (None, None),
     };
-    let mut router = start(&mut config, identity.name, &nickname, tap)?;
+    let mut router = start(
+        &mut config,
+        (identity.name, &nickname),
+        tap,
+        &services,
+        seed,
+    )?;
     let handle = router.handle();
+    if let Some(ipam) = &services.ipam {
+        ipam.join(handle.clone(), router.members());
+    }
     store.set_launch_options(&config.launch_options)?;
     // What cannot be dialled has been sorted out.
     handle
@@ -100,7 +127,7 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
         bridge: config.bridge.clone().unwrap_or_default(),
         state,
     };
-    let admin = Admin::new(control.clone(), facts, stop);
+    let admin = Admin::new(control.clone(), services.clone(), facts, stop);
     let end = CancellationToken::new();
     let serving = listeners.serve(&admin, &nickname, &end);
     admin.set_ready(true);
@@ -134,8 +161,14 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
 
     admin.set_ready(false);
     notify::stopping();
+    if let (Some(ipam), Ok(Some(Stop::Reset))) = (&services.ipam, &outcome) {
+        hand_over(ipam, &handle).await;
+    }
     if timeout(SHUTDOWN_TIMEOUT, handle.shutdown()).await.is_err() {
         tracing::error!("the router does not end; leaving it behind");
+    }
+    if let Some(ipam) = &services.ipam {
+        ipam.close().await;
     }
     let store = keeper.close(matches!(outcome, Ok(Some(_))))?;
     if let Ok(Some(Stop::Reset)) = outcome {
@@ -197,16 +230,69 @@ fn begin(config: &Config, store: &Store) -> anyhow::Result<Beginning> {
     }
 }
 
-fn start(
-    config: &mut Config,
-    name: PeerName,
-    nickname: &str,
-    tap: Option<Tap>,
-) -> anyhow::Result<Router> {
+fn random_seed() -> anyhow::Result<[u8; 32]> {
     let mut seed = [0; 32];
     SysRng
         .try_fill_bytes(&mut seed)
         .context("the kernel gives no random numbers")?;
+    Ok(seed)
+}
+
+fn start_ipam(
+    allocation: &Allocation,
+    (name, uid, nickname): (PeerName, PeerUid, &str),
+    pre_claims: Vec<PreClaim>,
+    store: &Store,
+) -> anyhow::Result<Ipam> {
+    let Allocation {
+        range,
+        default_subnet,
+        ..
+    } = allocation;
+    tracing::info!("Allocating addresses from {range}, by default from {default_subnet}");
+    let config = ipam::Config {
+        name,
+        uid,
+        nickname: nickname.to_owned(),
+        universe: *range,
+        default_subnet: *default_subnet,
+        init: allocation.init.clone(),
+        pre_claims,
+        rng_seed: random_seed()?,
+    };
+    Ok(Ipam::begin(config, store)?)
+}
+
+/// Gives our addresses to another host, and waits until the others have been told.
+async fn hand_over(ipam: &Ipam, router: &RouterHandle) {
+    let told = async {
+        let heir = ipam.shut_down().await;
+        ipam.sent().await;
+        // The router has stopped already.
+        let _ = router.flush().await;
+        heir
+    };
+    match timeout(HAND_OVER_TIMEOUT, told).await {
+        Ok(Ok(Some(heir))) => tracing::info!("our addresses belong to {heir} now"),
+        Ok(Ok(None)) => {}
+        Ok(Err(error)) => tracing::error!("our addresses are not handed over: {error}"),
+        Err(_) => tracing::error!(
+            "our addresses are not handed over in time: use \"rmpeer\" on another host"
+        ),
+    }
+}
+
+fn start(
+    config: &mut Config,
+    (name, nickname): (PeerName, &str),
+    tap: Option<Tap>,
+    services: &Services,
+    seed: [u8; 32],
+) -> anyhow::Result<Router> {
+    let mut channels = Vec::new();
+    if let Some(ipam) = &services.ipam {
+        channels.push((ipam::CHANNEL.to_owned(), ipam.channel()));
+    }
     let router = Router::start(RouterConfig {
         mesh: MeshConfig {
             name,
@@ -221,7 +307,7 @@ fn start(
         },
         bind: config.bind,
         device: tap.map(|tap| Box::new(tap) as Box<dyn TapDevice>),
-        channels: Vec::new(),
+        channels,
         seed,
     })?;
     Ok(router)

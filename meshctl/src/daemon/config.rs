@@ -3,6 +3,8 @@
 use std::net::Ipv4Addr;
 
 use clap::ValueEnum;
+use ipam::allocator::Init;
+use ipam::range::Cidr;
 use router::crypto::session::Password;
 use router::mesh::Subnet;
 
@@ -44,6 +46,8 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// Subnets whose hosts are trusted.
     pub trusted_subnets: Vec<Subnet>,
+    /// Allocation of addresses; `None`: not here.
+    pub allocation: Option<Allocation>,
     /// Direct peers.
     pub peers: Peers,
     /// Options to store for `--resume`.
@@ -52,6 +56,19 @@ pub struct Config {
     pub notes: Vec<String>,
     /// To be logged once the log is there: the user may have meant something else.
     pub warnings: Vec<String>,
+}
+
+/// Allocation of addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allocation {
+    /// The range that all hosts of the mesh share; without host bits.
+    pub range: Cidr,
+    /// Whether nobody asked for this range in particular.
+    pub is_default: bool,
+    /// Where addresses come from if no subnet is asked for. Overlaps `range`.
+    pub default_subnet: Cidr,
+    /// How the first owners of the range are found.
+    pub init: Init,
 }
 
 /// Where the direct peers come from.

@@ -8,7 +8,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::sync::atomic::AtomicU64;
 
+use ipam::status::Status as Allocation;
 use prometheus_client::encoding::text::encode as encode_text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -25,9 +27,12 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 type Labels = Vec<(String, String)>;
 
 /// The metrics of one moment.
-pub fn encode(status: &RouterStatus, version: &str) -> String {
+pub fn encode(status: &RouterStatus, ipam: Option<&Allocation>, version: &str) -> String {
     let mut registry = Registry::default();
     original(&mut registry, status);
+    if let Some(ipam) = ipam {
+        allocation(&mut registry, ipam);
+    }
     by_neighbour(&mut registry, status);
     totals(&mut registry, status);
     process(&mut registry, version);
@@ -67,6 +72,67 @@ fn original(registry: &mut Registry, status: &RouterStatus) {
         "Number of peer-to-peer connections terminated",
         terminations,
     );
+}
+
+fn allocation(registry: &mut Registry, ipam: &Allocation) {
+    let used = Family::<Labels, Gauge>::default();
+    let labels = labels(&[("state", "local-used")]);
+    used.get_or_create(&labels).set(ipam.active_count.into());
+    registry.register("weave_ips", "Number of IP addresses", used);
+    let shares = ipam.shares();
+    let unreachable = shares.iter().filter(|share| !share.is_reachable);
+    for (name, help, value) in [
+        (
+            "weave_max_ips",
+            "Size of IP address space used by allocator",
+            i64::from(ipam.range_size),
+        ),
+        (
+            "weave_ipam_pending_allocates",
+            "Number of pending allocates",
+            count(ipam.pending_allocates.len()),
+        ),
+        (
+            "weave_ipam_pending_claims",
+            "Number of pending claims",
+            count(ipam.pending_claims.len()),
+        ),
+        (
+            "weave_ipam_unreachable_count",
+            "Number of unreachable peers",
+            count(unreachable.count()),
+        ),
+        (
+            "meshctl_ipam_ring_entries",
+            "Entries of the ring",
+            count(ipam.entries.len()),
+        ),
+        (
+            "meshctl_ipam_save_failing",
+            "Whether nothing can be given out because nothing can be saved",
+            ipam.save_error.is_some().into(),
+        ),
+        (
+            "meshctl_ipam_quorum_conflict",
+            "Whether others agreed on the ring with fewer peers than it takes here",
+            ipam.quorum_warning.is_some().into(),
+        ),
+    ] {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(value);
+        registry.register(name, help, gauge);
+    }
+    let percentage = Gauge::<f64, AtomicU64>::default();
+    percentage.set(ipam.unreachable_percentage().into());
+    registry.register(
+        "weave_ipam_unreachable_percentage",
+        "Percentage of IP addresses owned by unreachable peers",
+        percentage,
+    );
+}
+
+fn count(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn by_neighbour(registry: &mut Registry, status: &RouterStatus) {
@@ -189,7 +255,7 @@ fn totals(registry: &mut Registry, status: &RouterStatus) {
         ),
     ] {
         let gauge = Gauge::<i64>::default();
-        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        gauge.set(count(value));
         registry.register(name, help, gauge);
     }
 }
@@ -233,7 +299,7 @@ mod tests {
 
     #[test]
     fn connections_are_counted_as_the_original_does() {
-        let text = encode(&busy(), "0.1.0");
+        let text = encode(&busy(), None, "0.1.0");
         let mut lines = lines(&text, "weave_");
         lines.sort();
         assert_eq!(
@@ -258,7 +324,7 @@ mod tests {
     fn neighbours_and_drops_have_their_own() {
         let mut status = busy();
         status.mesh.peers[1].nickname = "ho\"st\n2".to_owned();
-        let text = encode(&status, "0.1.0");
+        let text = encode(&status, None, "0.1.0");
         let peer = r#"{peer="00:00:00:00:00:02",nickname="ho\"st\n2",overlay="sleeve"}"#;
         for line in [
             format!("meshctl_peer_received_bytes_total{peer} 100"),
@@ -277,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_host_alone_has_no_connections() {
-        let text = encode(&alone(), "0.1.0");
+        let text = encode(&alone(), None, "0.1.0");
         assert_eq!(
             lines(&text, "weave_"),
             ["weave_connection_terminations_total 0"]

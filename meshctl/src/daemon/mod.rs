@@ -1,7 +1,7 @@
 //! What `launch` runs.
 //!
 //! [`app`] starts everything in order and takes it down again: the state ([`store`]), the own name
-//! ([`identity`]), the bridge ([`bridge`]), the router, the control API ([`admin`]); then it tells
+//! ([`identity`]), the bridge ([`bridge`]), address allocation ([`ipam`]), the router, the control API ([`admin`]); then it tells
 //! systemd ([`notify`]) and waits.
 
 mod adapter;
@@ -11,6 +11,7 @@ pub mod bridge;
 pub mod config;
 mod control;
 pub mod identity;
+pub mod ipam;
 mod log;
 mod metrics;
 mod notify;

@@ -1,19 +1,25 @@
 //! The state of a host, kept over restarts: one redb database.
 //!
 //! One table, `state`, maps a name to a value: one byte that tells the version of the value's
-//! layout, here always 1, then JSON. Every change is one transaction, on disk when the call
-//! returns; a kill at any moment leaves the state before the change or after it.
+//! layout, here always 1, then JSON. Address allocation has tables of its own beside it. Every
+//! change is one transaction, on disk when the call returns; a kill at any moment leaves the state
+//! before the change or after it.
 //!
 //! The database is locked while it is open, so two daemons never share a state. Damage is found
-//! when it is opened or read. A file that is not ours is left as it is.
+//! when it is opened or read. A file that is not ours is left as it is. After a failure of the disk
+//! the database has to be opened again, which is tried before the next use.
 
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use proto::PeerName;
-use redb::{Database, DatabaseError, ReadableDatabase as _, TableDefinition, TableError};
+use redb::{
+    Database, DatabaseError, ReadTransaction, ReadableDatabase as _, TableDefinition, TableError,
+    WriteTransaction,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -37,11 +43,23 @@ const IDENTITY: &str = "identity";
 const PEERS: &str = "direct-peers";
 const OPTIONS: &str = "launch-options";
 
-/// An open state.
+/// An open state. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Store(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Store {
-    database: Database,
+struct Inner {
     path: PathBuf,
+    database: RwLock<Handle>,
+}
+
+#[derive(Debug)]
+enum Handle {
+    Open(Database),
+    /// The disk has failed under it; to be opened again.
+    Lost,
+    /// Closed for good.
+    Closed,
 }
 
 /// The name of this host, and the machine that it was stored on.
@@ -103,7 +121,8 @@ pub enum StoreError {
     /// It is broken.
     #[error(
         "the state file {} is damaged ({reason}); move it away and launch again: the host keeps \
-         its name if it was not chosen by hand or at random, and forgets its direct peers",
+         its name if it was not chosen by hand or at random, and forgets its direct peers and the \
+         addresses that it gave out: before that, stop the containers that have some",
         path.display()
     )]
     Damaged {
@@ -112,6 +131,19 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
+    /// It cannot be written.
+    #[error("cannot write the state file {}: {source}; {mend}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+        /// What the user can do.
+        mend: &'static str,
+    },
+    /// It has been closed.
+    #[error("the state file {} has been closed", .0.display())]
+    Closed(PathBuf),
     /// It was written by a version to come.
     #[error(
         "the state file {} was written by a newer meshctl; launch that one, or choose another \
@@ -157,21 +189,37 @@ impl Store {
                 .create(directory);
             made.map_err(|source| cannot_open(&path, source))?;
         }
-        let database = Database::builder().set_cache_size(CACHE_LEN).create(&path);
-        let database = database.map_err(|error| explain(&path, error))?;
-        Ok(Self { database, path })
+        let database = open_database(&path)?;
+        Ok(Self(Arc::new(Inner {
+            path,
+            database: RwLock::new(Handle::Open(database)),
+        })))
     }
 
-    /// Closes the state and removes it.
+    /// Reads all of it, to find damage that would show only later.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let mut handle = (self.0.database.write()).unwrap_or_else(PoisonError::into_inner);
+        let Handle::Open(database) = &mut *handle else {
+            return Ok(());
+        };
+        match database.check_integrity() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.damaged(&"its checksums do not agree")),
+            Err(error) => Err(explain(self.path(), error)),
+        }
+    }
+
+    /// Closes the state, for all who share it, and removes it.
     pub fn destroy(self) -> Result<(), StoreError> {
-        let Self { database, path } = self;
-        drop(database);
-        fs::remove_file(&path).map_err(|source| cannot_open(&path, source))
+        let mut handle = (self.0.database.write()).unwrap_or_else(PoisonError::into_inner);
+        *handle = Handle::Closed;
+        let path = &self.0.path;
+        fs::remove_file(path).map_err(|source| cannot_open(path, source))
     }
 
     /// Where the state is.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
     }
 
     /// The name of this host.
@@ -216,46 +264,107 @@ impl Store {
     }
 
     fn load<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
-        let transaction = self
-            .database
-            .begin_read()
-            .map_err(|error| self.damaged(&error))?;
-        let table = match transaction.open_table(TABLE) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
-            table => table.map_err(|error| self.foreign_table(&error))?,
-        };
-        let Some(value) = table.get(key).map_err(|error| self.damaged(&error))? else {
-            return Ok(None);
-        };
-        match value.value().split_first() {
-            Some((&VERSION, json)) => serde_json::from_slice(json)
-                .map(Some)
-                .map_err(|error| self.damaged(&error)),
-            Some((&version, _)) if version > VERSION => Err(StoreError::Newer(self.path.clone())),
-            _ => Err(self.damaged(&format!("{key} has no version"))),
-        }
+        self.read(|transaction| {
+            let table = match transaction.open_table(TABLE) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+                table => table.map_err(|error| self.foreign_table(&error))?,
+            };
+            let Some(value) = table.get(key).map_err(|error| self.damaged(&error))? else {
+                return Ok(None);
+            };
+            match value.value().split_first() {
+                Some((&VERSION, json)) => serde_json::from_slice(json)
+                    .map(Some)
+                    .map_err(|error| self.damaged(&error)),
+                Some((&version, _)) if version > VERSION => {
+                    Err(StoreError::Newer(self.path().to_owned()))
+                }
+                _ => Err(self.damaged(&format!("{key} has no version"))),
+            }
+        })
     }
 
     fn save(&self, key: &str, value: &impl Serialize) -> Result<(), StoreError> {
         let mut bytes = vec![VERSION];
         serde_json::to_writer(&mut bytes, value).map_err(|error| self.damaged(&error))?;
-        let write = || -> Result<(), redb::Error> {
-            let transaction = self.database.begin_write()?;
+        self.write(|transaction| {
             transaction
                 .open_table(TABLE)?
                 .insert(key, bytes.as_slice())?;
-            transaction.commit()?;
             Ok(())
-        };
-        write().map_err(|error| match error {
-            redb::Error::Io(source) => cannot_open(&self.path, source),
-            error => self.damaged(&error),
         })
     }
 
-    fn damaged(&self, reason: &impl ToString) -> StoreError {
+    /// Reads what `read` wants from one moment's state.
+    pub(super) fn read<T>(
+        &self,
+        read: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.with(|database| {
+            let transaction = database.begin_read();
+            read(&transaction.map_err(|error| self.damaged(&error))?)
+        })
+    }
+
+    /// Makes changes, all or none. On disk when it returns.
+    pub(super) fn write(
+        &self,
+        write: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), StoreError> {
+        let result = self.with(|database| {
+            let commit = || -> Result<(), redb::Error> {
+                let transaction = database.begin_write()?;
+                write(&transaction)?;
+                transaction.commit()?;
+                Ok(())
+            };
+            Ok(commit())
+        })?;
+        let error = match result {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let source = match error {
+            redb::Error::Io(source) => source,
+            redb::Error::PreviousIo => io::Error::other("it has failed a moment ago"),
+            error => return Err(self.damaged(&error)),
+        };
+        // redb lets nobody go on after that.
+        let mut handle = (self.0.database.write()).unwrap_or_else(PoisonError::into_inner);
+        if matches!(*handle, Handle::Open(_)) {
+            *handle = Handle::Lost;
+        }
+        let mend = mend(source.kind());
+        Err(StoreError::Write {
+            path: self.0.path.clone(),
+            source,
+            mend,
+        })
+    }
+
+    fn with<T>(
+        &self,
+        call: impl FnOnce(&Database) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        loop {
+            let handle = (self.0.database.read()).unwrap_or_else(PoisonError::into_inner);
+            match &*handle {
+                Handle::Open(database) => return call(database),
+                Handle::Closed => return Err(StoreError::Closed(self.0.path.clone())),
+                Handle::Lost => {}
+            }
+            drop(handle);
+            let mut handle = (self.0.database.write()).unwrap_or_else(PoisonError::into_inner);
+            if matches!(*handle, Handle::Lost) {
+                *handle = Handle::Open(open_database(&self.0.path)?);
+            }
+        }
+    }
+
+    /// The state is damaged, for this reason.
+    pub(super) fn damaged(&self, reason: &impl ToString) -> StoreError {
         StoreError::Damaged {
-            path: self.path.clone(),
+            path: self.0.path.clone(),
             reason: reason.to_string(),
         }
     }
@@ -264,7 +373,7 @@ impl Store {
         match error {
             TableError::Storage(error) => self.damaged(error),
             _ => StoreError::Foreign {
-                path: self.path.clone(),
+                path: self.0.path.clone(),
                 what: "the database of another program",
             },
         }
@@ -296,6 +405,11 @@ fn recognise(path: &Path) -> Result<(), StoreError> {
     })
 }
 
+fn open_database(path: &Path) -> Result<Database, StoreError> {
+    let database = Database::builder().set_cache_size(CACHE_LEN).create(path);
+    database.map_err(|error| explain(path, error))
+}
+
 fn explain(path: &Path, error: DatabaseError) -> StoreError {
     match error {
         DatabaseError::DatabaseAlreadyOpen => StoreError::Locked(path.to_owned()),
@@ -314,16 +428,19 @@ fn explain(path: &Path, error: DatabaseError) -> StoreError {
 }
 
 fn cannot_open(path: &Path, source: io::Error) -> StoreError {
-    let mend = match source.kind() {
-        io::ErrorKind::PermissionDenied => "run as root, or choose another place with --db-prefix",
-        io::ErrorKind::StorageFull => "make room on that disk",
-        io::ErrorKind::ReadOnlyFilesystem => "choose a place that can be written with --db-prefix",
-        _ => "choose another place with --db-prefix",
-    };
     StoreError::Open {
         path: path.to_owned(),
+        mend: mend(source.kind()),
         source,
-        mend,
+    }
+}
+
+fn mend(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::PermissionDenied => "run as root, or choose another place with --db-prefix",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on that disk",
+        io::ErrorKind::ReadOnlyFilesystem => "choose a place that can be written with --db-prefix",
+        _ => "choose another place with --db-prefix",
     }
 }
 

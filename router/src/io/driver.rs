@@ -21,8 +21,9 @@ use super::tcp::{self, INPUT_COUNT, Input, Links, Task};
 use super::udp::UdpSocket;
 use crate::LinkId;
 use crate::connector::BadTarget;
+use crate::dataplane::Command;
 use crate::gossip::channels::ChannelTaken;
-use crate::mesh::{Mesh, MeshConfig, Output, UnicastError};
+use crate::mesh::{Members, Mesh, MeshConfig, Output, UnicastError};
 use crate::status::{DataStatus, RouterStatus};
 
 #[cfg(test)]
@@ -102,6 +103,7 @@ pub enum SendError {
 pub struct Router {
     handle: RouterHandle,
     targets: watch::Receiver<Vec<String>>,
+    members: watch::Receiver<Members>,
     failure: oneshot::Receiver<String>,
 }
 
@@ -131,6 +133,7 @@ enum Ask {
         payload: Vec<u8>,
         reply: oneshot::Sender<Result<(), UnicastError>>,
     },
+    Flush(oneshot::Sender<()>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -164,6 +167,7 @@ impl Router {
         let (inputs, received) = mpsc::channel(INPUT_COUNT);
         let (asks, asked) = mpsc::channel(ASK_COUNT);
         let (targets_changed, targets) = watch::channel(mesh.targets());
+        let (members_changed, members) = watch::channel(mesh.members());
         let (failed, failure) = oneshot::channel();
         let accepting = tokio::spawn(tcp::accept(listener, inputs.clone()));
         let control = Control {
@@ -172,6 +176,8 @@ impl Router {
             data,
             backlog: VecDeque::new(),
             targets: targets_changed,
+            members: members_changed,
+            flushes: Vec::new(),
             failed: Some(failed),
             _accepting: Task::of(&accepting),
         };
@@ -179,6 +185,7 @@ impl Router {
         Ok(Self {
             handle: RouterHandle { asks },
             targets,
+            members,
             failure,
         })
     }
@@ -191,6 +198,11 @@ impl Router {
     /// The direct peers as the user wrote them, whenever they change: to be kept over restarts.
     pub fn targets(&self) -> watch::Receiver<Vec<String>> {
         self.targets.clone()
+    }
+
+    /// The peers that messages can be sent to, whenever they change.
+    pub fn members(&self) -> watch::Receiver<Members> {
+        self.members.clone()
     }
 
     /// Waits until the router cannot do its work any more, and tells why.
@@ -247,6 +259,11 @@ impl RouterHandle {
         Ok(self.ask(ask).await??)
     }
 
+    /// Waits until all that was to be sent to neighbours so far is with the kernel.
+    pub async fn flush(&self) -> Result<(), Stopped> {
+        self.ask(Ask::Flush).await
+    }
+
     /// Closes all connections, the sockets and the device, and waits until that is done.
     pub async fn shutdown(&self) {
         // Someone else was faster.
@@ -272,6 +289,9 @@ struct Control {
     /// What the data half had no room for. While there is any, connections are not read.
     backlog: VecDeque<Request>,
     targets: watch::Sender<Vec<String>>,
+    members: watch::Sender<Members>,
+    /// Who waits until nothing is left to be sent.
+    flushes: Vec<oneshot::Sender<()>>,
     /// Gone once a failure was reported.
     failed: Option<oneshot::Sender<String>>,
     _accepting: Task,
@@ -317,6 +337,11 @@ impl Control {
                 () = timer => self.mesh.handle_timeout(Instant::now()),
             }
             self.drain();
+            if !self.flushes.is_empty() && self.mesh.is_quiet() && self.links.all_idle() {
+                for reply in self.flushes.drain(..) {
+                    let _ = reply.send(());
+                }
+            }
         }
     }
 
@@ -346,6 +371,7 @@ impl Control {
             } => {
                 let _ = reply.send(self.mesh.unicast(&channel, destination, &payload));
             }
+            Ask::Flush(reply) => self.flushes.push(reply),
             Ask::Shutdown(_) => {}
         }
     }
@@ -418,7 +444,9 @@ impl Control {
 
     /// Does what the mesh wants done.
     fn drain(&mut self) {
+        let mut routes_changed = false;
         while let Some(output) = self.mesh.poll_output() {
+            routes_changed |= matches!(output, Output::Data(Command::Routes(_)));
             match output {
                 Output::Resolve { host } => self.links.resolve(host),
                 Output::Dial { link, addr } => self.links.dial(link, addr),
@@ -429,6 +457,14 @@ impl Control {
                     self.targets.send_replace(targets);
                 }
             }
+        }
+        if routes_changed || self.members.borrow().target_count != self.mesh.active_target_count() {
+            let members = self.mesh.members();
+            self.members.send_if_modified(|known| {
+                let changed = *known != members;
+                *known = members;
+                changed
+            });
         }
     }
 

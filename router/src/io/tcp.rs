@@ -245,6 +245,11 @@ impl Links {
             .is_some_and(|connection| connection.idle)
     }
 
+    /// Whether nothing is being written.
+    pub(super) fn all_idle(&self) -> bool {
+        self.connections.values().all(|connection| connection.idle)
+    }
+
     /// Writes a chunk to an idle connection.
     pub(super) fn write(&mut self, link: LinkId, chunk: Vec<u8>) {
         if let Some(connection) = self.connections.get_mut(&link) {

@@ -168,6 +168,14 @@ impl Link {
         wake
     }
 
+    /// Whether there is nothing to write.
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.awake
+            && self
+                .open()
+                .is_none_or(|open| open.ready.is_none() && open.outbox.is_empty())
+    }
+
     /// The next bytes to write. Gossip is encoded only now.
     pub(super) fn poll_transmit(&mut self, peers: &Peers) -> Option<Vec<u8>> {
         let remote = self.remote;

@@ -28,6 +28,12 @@ pub(super) struct Waiting {
     len: usize,
 }
 
+impl Waiting {
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}
+
 /// Whom something is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Spread {

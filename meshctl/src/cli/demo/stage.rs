@@ -121,7 +121,12 @@ impl Stage {
         for (index, host) in self.hosts.iter().enumerate() {
             let log = File::create(self.directory.log(index))?;
             let mut command = Command::new(&program);
-            command.args(["launch", "--name", &format!("::{}", number(index))]);
+            command.args([
+                "launch",
+                "--ipalloc-range=",
+                "--name",
+                &format!("::{}", number(index)),
+            ]);
             command.args(["--nickname", &name(index), "--status-addr", ""]);
             command.arg("--http-addr").arg(self.directory.socket(index));
             command.arg("--db-prefix").arg(self.directory.state(index));

@@ -236,7 +236,7 @@ impl LaunchArgs {
                 "--max-protocol-version is below --min-protocol-version",
             ));
         }
-        let warnings = self.ranges.judge()?;
+        let (allocation, warnings) = self.ranges.judge(self.relay_only)?;
         let without_effect = self.foreign.judge()?;
         let notes = without_effect
             .iter()
@@ -262,6 +262,7 @@ impl LaunchArgs {
             bridge: (!self.relay_only).then_some(self.weave_bridge),
             mtu: (self.mtu > 0).then_some(self.mtu),
             trusted_subnets: self.trusted_subnets.into_iter().flatten().collect(),
+            allocation,
             peers: if self.resume {
                 Peers::Stored
             } else {

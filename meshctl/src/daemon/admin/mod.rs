@@ -2,12 +2,14 @@
 //!
 //! | method | path | answer |
 //! |---|---|---|
-//! | GET | `/status`, `/status/{targets,connections,peers}` | text; 503 while not ready |
+//! | GET | `/status`, `/status/{targets,connections,peers,ipam}` | text; 503 while not ready |
 //! | GET | `/report` | JSON, or a template: `?format=` |
 //! | GET | `/metrics` | OpenMetrics |
 //! | POST | `/connect` | form: `peer=`..., `replace=true`; 400 with one line per bad peer, the good ones are added |
 //! | POST | `/forget` | form: `peer=`... |
 //! | POST | `/stop` | own: ends the daemon; `reset=true` removes bridge and state as well |
+//!
+//! The calls about addresses are those of [`ipam::http`].
 //!
 //! An unknown path is 404, a known one with another method 405, a form that cannot be read 400.
 //! [`guard`] keeps web pages out, [`server`] bounds what a client may cost.
@@ -31,6 +33,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::control::{Control, NoRouter, Refusal};
+use super::ipam::{self, Ipam};
 use super::{metrics, template};
 use crate::cli::to_json;
 use crate::form;
@@ -51,9 +54,17 @@ pub enum Stop {
     Reset,
 }
 
+/// What the daemon serves besides the mesh; `None`: it is off.
+#[derive(Debug, Clone, Default)]
+pub struct Services {
+    /// Address allocation.
+    pub ipam: Option<Ipam>,
+}
+
 /// What all requests share.
 pub struct Admin {
     control: Arc<dyn Control>,
+    services: Services,
     facts: Facts,
     ready: AtomicBool,
     stop: mpsc::Sender<Stop>,
@@ -61,9 +72,15 @@ pub struct Admin {
 
 impl Admin {
     /// `facts` without readiness, which is [`set_ready`](Self::set_ready)'s to tell.
-    pub fn new(control: Arc<dyn Control>, facts: Facts, stop: mpsc::Sender<Stop>) -> Arc<Self> {
+    pub fn new(
+        control: Arc<dyn Control>,
+        services: Services,
+        facts: Facts,
+        stop: mpsc::Sender<Stop>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             control,
+            services,
             facts,
             ready: AtomicBool::new(false),
             stop,
@@ -82,12 +99,16 @@ impl Admin {
             ..self.facts.clone()
         };
         let status = self.router(self.control.status()).await?;
-        Ok(Report::new(&facts, &status, SystemTime::now()))
+        Ok(Report {
+            ipam: self.services.ipam.as_ref().map(Ipam::status),
+            ..Report::new(&facts, &status, SystemTime::now())
+        })
     }
 
     async fn metrics(&self) -> Result<String, NoRouter> {
         let status = self.router(self.control.status()).await?;
-        Ok(metrics::encode(&status, &self.facts.version))
+        let ipam = self.services.ipam.as_ref().map(Ipam::status);
+        Ok(metrics::encode(&status, ipam.as_ref(), &self.facts.version))
     }
 
     async fn router<T, E: From<NoRouter>>(
@@ -104,6 +125,7 @@ impl Admin {
 pub fn control(admin: Arc<Admin>, guard: guard::Guard) -> Router {
     status_routes()
         .merge(metrics_routes())
+        .merge(ipam::http::routes(admin.services.ipam.clone()))
         .route("/connect", post(connect))
         .route("/forget", post(forget))
         .route("/stop", post(stop))
@@ -150,6 +172,7 @@ fn status_routes() -> Router<Arc<Admin>> {
             get(|state| show(state, text::connections)),
         )
         .route("/status/peers", get(|state| show(state, text::peers)))
+        .route("/status/ipam", get(show_ipam))
         .route("/report", get(report))
 }
 
@@ -162,6 +185,14 @@ async fn show(State(admin): State<Arc<Admin>>, text: fn(&Report) -> String) -> R
         Ok(report) if report.ready => text(&report).into_response(),
         Ok(report) => (StatusCode::SERVICE_UNAVAILABLE, text(&report)).into_response(),
         Err(error) => error.into_response(),
+    }
+}
+
+/// As in the original, which fails to fill in its template if there is no allocation.
+async fn show_ipam(State(admin): State<Arc<Admin>>) -> Response {
+    match &admin.services.ipam {
+        Some(ipam) => text::ipam(&ipam.status()).into_response(),
+        None => internal_error("error during template execution"),
     }
 }
 
@@ -263,15 +294,20 @@ async fn stop(
     axum::Json(json!({"pid": admin.facts.pid})).into_response()
 }
 
-/// Fields of a form: those of the query first, as Go has it the other way round only where it
-/// does not matter here.
-struct Form(Vec<(String, String)>);
+/// Fields of a form: those of the body come before those of the query, as in Go.
+pub struct Form(Vec<(String, String)>);
 
 impl Form {
-    fn decode(query: Option<&str>, body: &str) -> Option<Self> {
+    /// `None` if one of them cannot be read.
+    pub fn decode(query: Option<&str>, body: &str) -> Option<Self> {
         let mut pairs = form::decode(body)?;
         pairs.extend(form::decode(query.unwrap_or(""))?);
         Some(Self(pairs))
+    }
+
+    /// Whether a switch is on.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.value(name) == Some("true")
     }
 
     fn value(&self, name: &str) -> Option<&str> {
@@ -298,11 +334,13 @@ fn answer(result: Result<(), Refusal>) -> Response {
     }
 }
 
-fn bad_request(text: &str) -> Response {
+/// A 400 that says why.
+pub fn bad_request(text: &str) -> Response {
     (StatusCode::BAD_REQUEST, format!("{text}\n")).into_response()
 }
 
-fn internal_error(text: &str) -> Response {
+/// A 500 that says why.
+pub fn internal_error(text: &str) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, format!("{text}\n")).into_response()
 }
 

@@ -1,5 +1,8 @@
 //! Serves HTTP/1 on a listener, within bounds: so many connections at a time, so long for a head,
-//! so long in all. Whoever comes above the bound waits in the kernel's queue.
+//! so long in all, not counting what a request may [wait](Patience). Whoever comes above the bound
+//! waits in the kernel's queue.
+//!
+//! When a client goes away its request is dropped, wherever it was.
 
 use std::fs::Permissions;
 use std::io;
@@ -10,23 +13,28 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::address::Address;
 
 /// Connections per listener.
-const MAX_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 1024;
 /// From the first byte of a connection, or the end of the request before, to the end of the head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection of this age ends, whatever it does: no answer takes so long.
+/// A connection of this age ends, whatever it does, unless it waits: no answer takes so long.
 const MAX_AGE: Duration = Duration::from_secs(120);
+/// For what is left to be done by a connection of that age after it has waited.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Pause after a failure to accept, which will not be gone at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -109,6 +117,44 @@ impl Drop for Listener {
     }
 }
 
+/// Lets requests take as long as their client likes. Every request brings that of its connection
+/// along as an extension.
+#[derive(Debug, Clone)]
+pub struct Patience(Arc<watch::Sender<usize>>);
+
+/// While this is there, the connection does not end.
+#[derive(Debug)]
+pub struct Waiting(Arc<watch::Sender<usize>>);
+
+impl Patience {
+    fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(0)))
+    }
+
+    /// From now on the request waits for something that may be long in coming.
+    pub fn wait(&self) -> Waiting {
+        self.0.send_modify(|count| *count += 1);
+        Waiting(self.0.clone())
+    }
+
+    /// Ends when the connection is to end.
+    async fn run_out(&self) {
+        sleep(MAX_AGE).await;
+        let mut count = self.0.subscribe();
+        while *count.borrow_and_update() > 0 {
+            // The sender is here.
+            let _ = count.wait_for(|count| *count == 0).await;
+            sleep(LAST_WORDS).await;
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
 /// Serves until `end`; then requests under way are cut off.
 pub async fn serve(listener: Listener, router: Router, end: CancellationToken) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -132,25 +178,36 @@ pub async fn serve(listener: Listener, router: Router, end: CancellationToken) {
         let (router, end) = (router.clone(), end.clone());
         tokio::spawn(async move {
             let _place = place;
+            let patience = Patience::new();
             let served = async {
                 match stream {
-                    Stream::Tcp(stream) => serve_one(stream, router).await,
-                    Stream::Unix(stream) => serve_one(stream, router).await,
+                    Stream::Tcp(stream) => serve_one(stream, router, &patience).await,
+                    Stream::Unix(stream) => serve_one(stream, router, &patience).await,
                 }
             };
             tokio::select! {
                 () = end.cancelled() => {}
-                _ = timeout(MAX_AGE, served) => {}
+                () = patience.run_out() => {}
+                () = served => {}
             }
         });
     }
 }
 
-async fn serve_one(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
+async fn serve_one(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+    patience: &Patience,
+) {
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(patience.clone());
+        router.call(request)
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "a connection to the control API ended");

@@ -92,7 +92,7 @@ impl Served {
             pid: 42,
             ..Facts::default()
         };
-        let admin = Admin::new(fake.clone(), facts, stop);
+        let admin = Admin::new(fake.clone(), Services::default(), facts, stop);
         admin.set_ready(true);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address: Address = listener.local_addr().unwrap().to_string().parse().unwrap();
@@ -397,7 +397,7 @@ async fn a_unix_socket_takes_over_what_a_kill_left_behind() {
         status: Some(alone()),
         asked: Mutex::default(),
     });
-    let admin = Admin::new(fake.clone(), Facts::default(), stop);
+    let admin = Admin::new(fake.clone(), Services::default(), Facts::default(), stop);
     let routes = control(admin, guard::Guard::new([], true));
     let end = CancellationToken::new();
     let serving = tokio::spawn(serve(listener, routes, end.clone()));

@@ -119,13 +119,12 @@ fn values_of_a_newer_version_are_not_guessed_at() {
         (&[1, b'{'], false),
         (&[], false),
     ] {
-        let transaction = store.database.begin_write().unwrap();
-        transaction
-            .open_table(TABLE)
-            .unwrap()
-            .insert(PEERS, value)
+        store
+            .write(|transaction| {
+                transaction.open_table(TABLE)?.insert(PEERS, value)?;
+                Ok(())
+            })
             .unwrap();
-        transaction.commit().unwrap();
         let error = store.peers().unwrap_err();
         assert_eq!(matches!(error, StoreError::Newer(_)), newer, "{error}");
         assert_eq!(

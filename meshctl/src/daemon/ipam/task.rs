@@ -1,0 +1,101 @@
+//! Sends what the allocator has to say, wakes it when its time has come, and tells it whom the mesh
+//! can reach.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ipam::allocator::Allocator;
+use proto::PeerName;
+use router::io::{RouterHandle, SendError, Stopped};
+use router::mesh::Members;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::sleep_until;
+
+use super::CHANNEL;
+use super::channel::OurState;
+use super::shared::{Outgoing, Shared};
+
+/// First byte of a message that stops the reader of a peer that knows protocol version 1 only.
+const DENIED: u8 = 2;
+
+/// Runs until it is aborted, or the router has stopped.
+pub(super) fn start(
+    shared: Arc<Shared>,
+    router: RouterHandle,
+    mut members: watch::Receiver<Members>,
+) -> AbortHandle {
+    members.mark_changed();
+    let task = tokio::spawn(async move {
+        // The router has stopped: whoever started it knows.
+        let _ = run(&shared, &router, members).await;
+    });
+    task.abort_handle()
+}
+
+async fn run(
+    shared: &Arc<Shared>,
+    router: &RouterHandle,
+    mut members: watch::Receiver<Members>,
+) -> Result<(), Stopped> {
+    loop {
+        let (outgoing, due) = shared.to_do();
+        send(shared, router, &members, outgoing).await?;
+        shared.note_sent();
+        let timer = async {
+            match due {
+                Some(at) => sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = shared.woken.notified() => {}
+            () = timer => shared.call(Allocator::handle_timeout),
+            changed = members.changed() => {
+                changed.map_err(|_| Stopped)?;
+                let (peers, target_count) = {
+                    let members = members.borrow_and_update();
+                    let peers: BTreeSet<PeerName> = members.peers.keys().copied().collect();
+                    (peers, members.target_count)
+                };
+                shared.call(|allocator, now| {
+                    allocator.handle_target_count(target_count);
+                    allocator.handle_reachable(peers, now);
+                });
+            }
+        }
+    }
+}
+
+async fn send(
+    shared: &Arc<Shared>,
+    router: &RouterHandle,
+    members: &watch::Receiver<Members>,
+    outgoing: Outgoing,
+) -> Result<(), Stopped> {
+    let Outgoing {
+        broadcast,
+        unicasts,
+        dropped,
+    } = outgoing;
+    if dropped > 0 {
+        tracing::warn!(dropped, "too many messages to peers waited to be sent");
+    }
+    for (to, payload) in unicasts {
+        let is_old = (members.borrow().peers.get(&to)).is_some_and(|peer| !peer.has_short_id);
+        if is_old && payload.first() == Some(&DENIED) {
+            continue;
+        }
+        match router.unicast(CHANNEL, to, payload).await {
+            Ok(()) => {}
+            // It has gone meanwhile; whoever wants something asks again.
+            Err(SendError::Unicast(error)) => tracing::debug!(%error, "message not sent"),
+            Err(SendError::Stopped(stopped)) => return Err(stopped),
+        }
+    }
+    if broadcast {
+        let state = Box::new(OurState(shared.clone()));
+        router.broadcast(CHANNEL, state).await?;
+    }
+    Ok(())
+}
