@@ -18,14 +18,20 @@
 //! All in the byte order of the host. Modules, all pure:
 //!
 //! * [`checksum`] completes, verifies and adjusts checksums,
-//! * `segment` cuts a super-frame into frames of at most one packet, each a [`Piece`],
-//! * `coalesce` joins received frames to super-frames,
-//! * `vnet` reads and writes the header.
+//! * [`segment`] cuts a super-frame into frames of at most one packet, each a [`Piece`],
+//! * [`coalesce`] joins received frames to super-frames,
+//! * [`vnet`] reads and writes the header.
 //!
 //! Source: the Virtual I/O Device specification 1.2, section 5.1.6; Linux, `tun.c` and
 //! `virtio_net.h`.
 
 pub mod checksum;
+pub mod coalesce;
+mod headers;
+pub mod segment;
+#[cfg(test)]
+mod testing;
+pub mod vnet;
 
 use std::ops::Range;
 
