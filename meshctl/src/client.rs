@@ -27,6 +27,8 @@ const MAX_BODY: usize = 512 << 20;
 #[derive(Debug, Clone)]
 pub struct Client {
     address: Address,
+    /// How long an answer may take; `None`: as long as it takes.
+    patience: Option<Duration>,
 }
 
 /// What the daemon answered.
@@ -72,6 +74,17 @@ impl Client {
     pub fn new(address: &Address) -> Self {
         Self {
             address: address.clone(),
+            patience: Some(ANSWER_TIMEOUT),
+        }
+    }
+
+    /// The same for calls that the daemon answers only when it can: it waits for as long as that
+    /// takes, or until the user has had enough.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        Self {
+            patience: None,
+            ..self
         }
     }
 
@@ -147,10 +160,13 @@ impl Client {
             connection.abort();
             Ok::<_, hyper::Error>((status, body))
         };
-        let (status, body) = timeout(ANSWER_TIMEOUT, exchange)
-            .await
-            .map_err(|_| failed(format!("nothing came for {} s", ANSWER_TIMEOUT.as_secs())))?
-            .map_err(|error| failed(error.to_string()))?;
+        let answer = match self.patience {
+            Some(patience) => timeout(patience, exchange)
+                .await
+                .map_err(|_| failed(format!("nothing came for {} s", patience.as_secs())))?,
+            None => exchange.await,
+        };
+        let (status, body) = answer.map_err(|error| failed(error.to_string()))?;
         let body = body.map_err(|error| failed(error.to_string()))?.to_bytes();
         Ok(Answer {
             status,
@@ -190,7 +206,8 @@ impl Client {
 }
 
 impl Answer {
-    fn text(self, path: &str) -> Result<String, Failure> {
+    /// The body. What is not a success is a failure with the exit code of its kind.
+    pub fn text(self, path: &str) -> Result<String, Failure> {
         match self.status {
             200..=299 => Ok(self.body),
             404 => Err(Failure::new(

@@ -26,6 +26,18 @@ pub fn encode(pairs: &[(&str, &str)]) -> String {
     text
 }
 
+/// `plain` as one element of a path: whatever it is, it is no more than one.
+pub fn segment(plain: &str) -> String {
+    let mut text = String::new();
+    escape(&mut text, plain);
+    // In a path a plus is a plus, and dots alone lead elsewhere.
+    match text.as_str() {
+        "." => "%2E".to_owned(),
+        ".." => "%2E%2E".to_owned(),
+        _ => text.replace('+', "%20"),
+    }
+}
+
 fn unescape(text: &str) -> Option<String> {
     let mut bytes = text.bytes();
     let mut plain = Vec::with_capacity(text.len());
@@ -84,6 +96,19 @@ mod tests {
         assert_eq!(decode(""), Some(Vec::new()));
         for bad in ["a=%", "a=%4", "a=%zz", "a=%ff", "%+1=2"] {
             assert_eq!(decode(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn elements_of_a_path_stay_whole() {
+        for (plain, text) in [
+            ("weave:expose", "weave%3Aexpose"),
+            ("a b+c/d?e#f%", "a%20b%2Bc%2Fd%3Fe%23f%25"),
+            ("..", "%2E%2E"),
+            (".", "%2E"),
+            ("_", "_"),
+        ] {
+            assert_eq!(segment(plain), text);
         }
     }
 

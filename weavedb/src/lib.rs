@@ -55,6 +55,9 @@ pub struct State {
     pub direct_peers: Vec<String>,
     /// All other keys, with their values as they are.
     pub others: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Number of the transaction that wrote it; of two states of one file, the later has the higher.
+    /// 0 is written as 1.
+    pub transaction: u64,
     /// What is odd about the file, though it can be used.
     pub oddity: Option<bolt::Oddity>,
 }
@@ -90,6 +93,7 @@ impl State {
         let database = bolt::Database::open(file)?;
         let values = database.bucket(BUCKET)?.ok_or(Error::NotWeave)?;
         let mut state = Self {
+            transaction: database.transaction(),
             oddity: database.oddity(),
             ..Self::default()
         };
@@ -132,7 +136,7 @@ impl State {
             encode_ring(self.name.unwrap_or_default(), &self.ring),
         );
         put(KEY_OWNED, encode_owned(self.owned.iter()));
-        bolt::encode(page_len, BUCKET, &values)
+        bolt::encode(page_len, self.transaction, BUCKET, &values)
     }
 }
 

@@ -89,7 +89,7 @@ fn recorded_values() {
             let value = hex::decode(expected[key]["hex"].as_str().unwrap()).unwrap();
             values.insert(key.as_bytes().to_vec(), value);
         }
-        let file = bolt::encode(PageLen::USUAL, BUCKET, &values).unwrap();
+        let file = bolt::encode(PageLen::USUAL, 1, BUCKET, &values).unwrap();
         let state = State::decode(&file).unwrap();
         let name = expected[KEY_PEER_NAME]["decoded"].as_str().unwrap();
         assert_eq!(state.name.unwrap().to_string(), name);
@@ -108,6 +108,7 @@ fn what_is_unknown_is_carried_along() {
     let state = State {
         direct_peers: vec!["host".to_owned()],
         others: [flag].into(),
+        transaction: 8,
         ..State::default()
     };
     let file = state.encode(PageLen::USUAL).unwrap();
@@ -117,13 +118,13 @@ fn what_is_unknown_is_carried_along() {
 fn decode(values: &[(&str, Vec<u8>)]) -> Result<State, Error> {
     let values = values.iter();
     let values = values.map(|(key, value)| (key.as_bytes().to_vec(), value.clone()));
-    State::decode(&bolt::encode(PageLen::USUAL, BUCKET, &values.collect()).unwrap())
+    State::decode(&bolt::encode(PageLen::USUAL, 1, BUCKET, &values.collect()).unwrap())
 }
 
 #[test]
 fn files_that_cannot_be_used() {
     let text = |result: Result<State, Error>| result.unwrap_err().to_string();
-    let other = bolt::encode(PageLen::USUAL, b"other", &BTreeMap::new()).unwrap();
+    let other = bolt::encode(PageLen::USUAL, 1, b"other", &BTreeMap::new()).unwrap();
     assert_eq!(State::decode(&other), Err(Error::NotWeave));
     assert_eq!(decode(&[(KEY_VERSION, vec![2, 0])]), Err(Error::Version(2)));
     let told = text(decode(&[(KEY_RING, vec![1, 2, 3])]));
@@ -144,5 +145,9 @@ fn files_that_cannot_be_used() {
     };
     assert!(decode(&ring(&[0, 5])).is_ok());
     assert_eq!(decode(&ring(&[5, 0])), Err(Error::Ring(BadRing::NotSorted)));
-    assert_eq!(decode(&[]), Ok(State::default()));
+    let empty = State {
+        transaction: 1,
+        ..State::default()
+    };
+    assert_eq!(decode(&[]), Ok(empty));
 }

@@ -22,7 +22,6 @@ enum Word {
 }
 
 const DNS: &str = "names of containers";
-const ADDRESSES: &str = "allocation of addresses";
 const ATTACH: &str = "attaching containers";
 const PROXY: &str = "the Docker proxy";
 
@@ -81,8 +80,6 @@ const WORDS: &[(&str, Word)] = &[
     ("ps", Word::Later(ATTACH)),
     ("expose", Word::Later("exposing the host")),
     ("hide", Word::Later("exposing the host")),
-    ("prime", Word::Later(ADDRESSES)),
-    ("rmpeer", Word::Later(ADDRESSES)),
     (
         "bridge-type",
         Word::Gone("there is one type only: a Linux bridge with a TAP device"),

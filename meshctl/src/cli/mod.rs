@@ -10,12 +10,15 @@ mod create_bridge;
 mod demo;
 mod failure;
 mod forget;
+mod ipam;
 mod launch;
 mod legacy;
 mod output;
 mod peers;
+mod prime;
 mod report;
 mod reset;
+mod rmpeer;
 mod status;
 mod stop;
 mod version;
@@ -97,6 +100,12 @@ enum Verb {
     Forget(forget::ForgetArgs),
     /// Show the peers of the mesh: the same as "status peers"
     Peers,
+    /// Wait until addresses can be allocated
+    Prime(prime::PrimeArgs),
+    /// Take over the addresses of hosts that are gone for good
+    Rmpeer(rmpeer::RmpeerArgs),
+    /// Allocate, claim, release and show addresses by hand
+    Ipam(ipam::IpamArgs),
     /// Show how the daemon is doing
     Status(status::StatusArgs),
     /// Show all that the daemon knows about itself, as JSON or through a template
@@ -173,6 +182,9 @@ fn dispatch(cli: Cli, args: &[OsString], matches: &clap::ArgMatches) -> Result<(
         Verb::Reset(reset) => block_on(reset.run(&global)),
         Verb::Connect(connect) => block_on(connect.run(&global)),
         Verb::Forget(forget) => block_on(forget.run(&global)),
+        Verb::Prime(_) => block_on(prime::run(&global)),
+        Verb::Rmpeer(rmpeer) => block_on(rmpeer.run(&global)),
+        Verb::Ipam(ipam) => block_on(ipam.run(&global)),
         Verb::Peers => block_on(peers::run(&global)),
         Verb::Status(status) => block_on(status.run(&global)),
         Verb::Report(report) => block_on(report.run(&global)),

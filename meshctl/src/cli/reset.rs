@@ -1,11 +1,14 @@
-//! `reset`: back to before the first launch.
+//! `reset`: back to before the first launch. The host's addresses go to another one first.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use hyper::Method;
 use serde_json::json;
 
 use super::stop::{Stopped, stop};
 use super::{Exit, Failure, Global, output};
+use crate::client::Client;
 use crate::daemon::bridge;
 use crate::daemon::store::{self, DB_PREFIX};
 
@@ -23,10 +26,15 @@ pub struct ResetArgs {
     db_prefix: PathBuf,
 }
 
+/// The others need a moment to hear of it before the connections go down.
+const HANDOVER_PAUSE: Duration = Duration::from_millis(500);
+
 impl ResetArgs {
     pub(super) async fn run(self, global: &Global) -> Result<(), Failure> {
+        let client = global.client();
+        hand_over(&client).await;
         // A daemon that runs knows best what is its own.
-        let stopped = stop(&global.client(), &[("reset", "true")]).await?;
+        let stopped = stop(&client, &[("reset", "true")]).await?;
         if stopped == Stopped::NotRunning {
             if !self.force {
                 return Err(Failure::new(Exit::NotRunning, "meshctl is not running")
@@ -39,5 +47,13 @@ impl ResetArgs {
             output::print_json(&json!({"reset": true, "stopped": stopped == Stopped::Gone}))?;
         }
         Ok(())
+    }
+}
+
+/// Has the daemon give its addresses to another host. What it cannot do is no reason to stop.
+async fn hand_over(client: &Client) {
+    let answer = client.call(Method::DELETE, "/peer", None, &[]).await;
+    if answer.is_ok_and(|answer| answer.status == 204) {
+        tokio::time::sleep(HANDOVER_PAUSE).await;
     }
 }

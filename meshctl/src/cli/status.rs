@@ -1,10 +1,15 @@
 //! `status`: the original's texts when piped; colours and tables for people.
 
+use std::collections::BTreeMap;
+
 use clap::ValueEnum;
 use comfy_table::Cell;
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::output::{GOOD, LABEL, state_colour};
 use super::{Exit, Failure, Global, output};
+use crate::client::Client;
 use crate::report::Report;
 use crate::text::{self, arrow, printable};
 
@@ -28,8 +33,7 @@ pub enum Topic {
     /// Names (not in this version)
     #[value(hide = true)]
     Dns,
-    /// Addresses (not in this version)
-    #[value(hide = true)]
+    /// Which peer owns how many addresses
     Ipam,
 }
 
@@ -47,7 +51,7 @@ impl StatusArgs {
             Some(Topic::Connections) => "/status/connections",
             Some(Topic::Peers) => "/status/peers",
             Some(Topic::Dns) => return Err(not_here("dns", "the name server")),
-            Some(Topic::Ipam) => return Err(not_here("ipam", "the address allocator")),
+            Some(Topic::Ipam) => return ipam(global, &client).await,
         };
         if global.json {
             let report = client.report().await?;
@@ -80,7 +84,127 @@ fn not_here(topic: &str, service: &str) -> Failure {
         Exit::NotServed,
         format!("\"status {topic}\" is about {service}, which this version lacks"),
     )
-    .hint("the topics are targets, connections and peers")
+    .hint("the topics are targets, connections, peers and ipam")
+}
+
+async fn ipam(global: &Global, client: &Client) -> Result<(), Failure> {
+    let report: IpamReport = serde_json::from_str(&client.report_json().await?)?;
+    let Some(status) = report.ipam else {
+        return Err(super::ipam::off());
+    };
+    if global.json {
+        return output::print_json(&status);
+    }
+    if output::on_terminal() {
+        let own = &report.router.name;
+        return output::print(&shares(&serde_json::from_value(status)?, own));
+    }
+    output::print(&client.text("/status/ipam", &[]).await?)
+}
+
+/// What the report says about addresses, as far as the table shows it.
+#[derive(Debug, Deserialize)]
+struct IpamReport {
+    #[serde(rename = "IPAM", default)]
+    ipam: Option<Value>,
+    #[serde(rename = "Router")]
+    router: Own,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Own {
+    name: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Allocation {
+    range: String,
+    #[serde(rename = "RangeNumIPs")]
+    range_size: u32,
+    #[serde(rename = "ActiveIPs")]
+    active_count: u32,
+    paxos: Option<Paxos>,
+    entries: Option<Vec<Entry>>,
+    pending_claims: Option<Vec<Value>>,
+    pending_allocates: Option<Vec<String>>,
+    save_error: Option<String>,
+    quorum_warning: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Paxos {
+    elector: bool,
+    known_nodes: usize,
+    quorum: usize,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Entry {
+    size: u32,
+    peer: String,
+    nickname: String,
+    is_known_peer: bool,
+}
+
+/// Who owns how much, ourselves first, and what keeps anybody waiting.
+fn shares(status: &Allocation, own: &str) -> String {
+    let mut owners: BTreeMap<(bool, &str), (u64, &Entry)> = BTreeMap::new();
+    for entry in status.entries.iter().flatten() {
+        let owner = owners.entry((entry.peer != own, &entry.peer));
+        owner.or_insert((0, entry)).0 += u64::from(entry.size);
+    }
+    let mut text = String::new();
+    if owners.is_empty() {
+        text = match &status.paxos {
+            Some(paxos) if paxos.elector => format!(
+                "{} is not divided yet: awaiting consensus (quorum: {}, known: {})\n",
+                status.range, paxos.quorum, paxos.known_nodes
+            ),
+            _ => format!(
+                "{} is not divided yet: that is done when the first address is asked for\n",
+                status.range
+            ),
+        };
+    } else {
+        let mut table = output::table(&["PEER", "NICKNAME", "ADDRESSES", "SHARE", "IN USE", ""]);
+        for ((other, peer), (size, entry)) in owners {
+            let permille = size * 1000 / u64::from(status.range_size).max(1);
+            let in_use = if other {
+                String::new()
+            } else {
+                status.active_count.to_string()
+            };
+            let reachable = if other && !entry.is_known_peer {
+                Cell::new("unreachable").fg(comfy_table::Color::Red)
+            } else {
+                Cell::new("")
+            };
+            table.add_row([
+                Cell::new(peer),
+                Cell::new(printable(&entry.nickname)),
+                Cell::new(size),
+                Cell::new(format!("{}.{} %", permille / 10, permille % 10)),
+                Cell::new(in_use),
+                reachable,
+            ]);
+        }
+        text.push_str(&format!("{table}\n"));
+    }
+    let waiting = status.pending_allocates.iter().flatten().count();
+    let claims = status.pending_claims.iter().flatten().count();
+    if waiting + claims > 0 {
+        text.push_str(&format!("waiting: {waiting} requests, {claims} claims\n"));
+    }
+    for trouble in [&status.save_error, &status.quorum_warning] {
+        if let Some(trouble) = trouble {
+            text.push_str(&format!("{}\n", printable(trouble)));
+        }
+    }
+    text
 }
 
 /// The text of `status` with its labels set off.
@@ -167,4 +291,64 @@ fn peers(report: &Report) -> String {
         }
     }
     format!("{table}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn allocation(changes: Value) -> Allocation {
+        let mut status = json!({
+            "Paxos": null, "Range": "10.32.0.0/12", "RangeNumIPs": 1_048_576, "ActiveIPs": 2,
+            "DefaultSubnet": "10.32.0.0/12", "Entries": null, "PendingClaims": null,
+            "PendingAllocates": null,
+        });
+        for (key, value) in changes.as_object().unwrap() {
+            status[key] = value.clone();
+        }
+        serde_json::from_value(status).unwrap()
+    }
+
+    #[test]
+    fn owners_are_shown_once_and_ourselves_first() {
+        let entry = |peer: &str, size: u32, known: bool| {
+            json!({"Token": "10.32.0.0", "Size": size, "Peer": peer, "Nickname": "n",
+                   "IsKnownPeer": known, "Version": 0})
+        };
+        let entries = [
+            entry("a", 262_144, true),
+            entry("b", 524_288, true),
+            entry("c", 131_072, false),
+            entry("a", 131_072, true),
+        ];
+        let status = allocation(json!({"Entries": entries, "PendingAllocates": ["x"]}));
+        let text = shares(&status, "b");
+        let lines: Vec<_> = text.lines().map(str::trim).collect();
+        assert_eq!(lines.len(), 5, "{text}");
+        assert!(
+            lines[1].starts_with('b') && lines[1].contains("50.0 %"),
+            "{text}"
+        );
+        assert!(
+            lines[2].starts_with('a') && lines[2].contains("393216"),
+            "{text}"
+        );
+        assert!(
+            lines[3].starts_with('c') && lines[3].contains("unreachable"),
+            "{text}"
+        );
+        assert_eq!(lines[4], "waiting: 1 requests, 0 claims");
+    }
+
+    #[test]
+    fn a_range_that_nobody_owns() {
+        let text = shares(&allocation(json!({})), "b");
+        assert!(text.contains("when the first address"), "{text}");
+        let paxos = json!({"Elector": true, "KnownNodes": 1, "Quorum": 2});
+        let trouble = json!({"Paxos": paxos, "SaveError": "no space"});
+        let text = shares(&allocation(trouble), "b");
+        assert!(text.contains("(quorum: 2, known: 1)\nno space"), "{text}");
+    }
 }

@@ -18,6 +18,7 @@ pub struct Database<'a> {
     page_len: usize,
     /// Root page of the bucket of buckets.
     root: u64,
+    transaction: u64,
     oddity: Option<Oddity>,
 }
 
@@ -136,8 +137,14 @@ impl<'a> Database<'a> {
             file,
             page_len: meta.page_len,
             root: meta.root,
+            transaction: meta.transaction,
             oddity: lost.then_some(Oddity::HeaderLost),
         })
+    }
+
+    /// Number of the last transaction: higher, the later.
+    pub fn transaction(&self) -> u64 {
+        self.transaction
     }
 
     /// What is odd about it.

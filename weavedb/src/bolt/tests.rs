@@ -22,7 +22,7 @@ fn read(file: &[u8]) -> Result<Values, Error> {
 
 fn sample() -> (Vec<u8>, Values) {
     let values = values(&[("a", 3), ("b", 0), ("c", 9000), ("d", 1)]);
-    (encode(PageLen::USUAL, b"top", &values).unwrap(), values)
+    (encode(PageLen::USUAL, 1, b"top", &values).unwrap(), values)
 }
 
 /// Changes a header and makes its checksum fit again.
@@ -50,7 +50,7 @@ fn what_is_written_is_read() {
     assert_eq!(database.bucket(b"other"), Ok(None));
     for len in [1024, 16384, 65536] {
         let len = PageLen::new(len).unwrap();
-        let file = encode(len, b"top", &Values::new()).unwrap();
+        let file = encode(len, 1, b"top", &Values::new()).unwrap();
         assert_eq!(read(&file), Ok(Values::new()));
     }
     assert_eq!(PageLen::new(4095), None);
@@ -58,12 +58,29 @@ fn what_is_written_is_read() {
 }
 
 #[test]
+fn transactions_take_turns() {
+    for (number, stored, pages) in [
+        (0, 1, [0, 1]),
+        (1, 1, [0, 1]),
+        (2, 2, [2, 1]),
+        (7, 7, [6, 7]),
+    ] {
+        let file = encode(PageLen::USUAL, number, b"top", &Values::new()).unwrap();
+        assert_eq!(Database::open(&file).unwrap().transaction(), stored);
+        for (page, number) in pages.into_iter().enumerate() {
+            assert_eq!(file[page * 4096], u8::try_from(page).unwrap());
+            assert_eq!(file[page * 4096 + 16 + 48], number);
+        }
+    }
+}
+
+#[test]
 fn too_many_keys_are_refused() {
     let key = |number: u32| number.to_be_bytes().to_vec();
     let mut values: Values = (0..65535).map(|number| (key(number), Vec::new())).collect();
-    assert!(encode(PageLen::USUAL, b"top", &values).is_ok());
+    assert!(encode(PageLen::USUAL, 1, b"top", &values).is_ok());
     values.insert(key(65535), Vec::new());
-    assert_eq!(encode(PageLen::USUAL, b"top", &values), Err(TooBig));
+    assert_eq!(encode(PageLen::USUAL, 1, b"top", &values), Err(TooBig));
 }
 
 #[test]
@@ -171,7 +188,7 @@ fn a_tree_with_branches_and_an_inline_bucket() {
     let (mut file, _) = sample();
     let leaf = |id: u64, key: &[u8]| {
         let one = BTreeMap::from([(key.to_vec(), key.to_vec())]);
-        let mut page = encode(PageLen::USUAL, b"top", &one).unwrap()[4 * 4096..].to_vec();
+        let mut page = encode(PageLen::USUAL, 1, b"top", &one).unwrap()[4 * 4096..].to_vec();
         page[..8].copy_from_slice(&id.to_le_bytes());
         page
     };
@@ -203,7 +220,7 @@ fn a_tree_with_branches_and_an_inline_bucket() {
     let page = leaf(0, b"k");
     bucket.extend(&page[..16 + 16 + 2]);
     let root = BTreeMap::from([(b"top".to_vec(), bucket)]);
-    let mut file = encode(PageLen::USUAL, b"x", &root).unwrap();
+    let mut file = encode(PageLen::USUAL, 1, b"x", &root).unwrap();
     // The leaf becomes the root, and its element a bucket.
     change_header(&mut file, 0, |meta| meta[16] = 4);
     change_header(&mut file, 1, |meta| meta[16] = 4);
@@ -221,7 +238,7 @@ proptest! {
         ),
         bits in 10_u32..17,
     ) {
-        let file = encode(PageLen::new(1 << bits).unwrap(), b"top", &values).unwrap();
+        let file = encode(PageLen::new(1 << bits).unwrap(), 1, b"top", &values).unwrap();
         prop_assert_eq!(read(&file), Ok(values));
     }
 

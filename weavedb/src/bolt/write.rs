@@ -42,12 +42,13 @@ const FREE_LIST: u64 = 2;
 const ROOT: u64 = 3;
 const BUCKET_ROOT: u64 = 4;
 
-/// A database with one bucket.
+/// A database with one bucket, as if the `transaction` with this number had been the last.
 ///
 /// Its pages: two headers, the empty list of free pages, the root with the bucket's name, and one
 /// leaf, as long as needed, with all that is in the bucket.
 pub fn encode(
     page_len: PageLen,
+    transaction: u64,
     bucket: &[u8],
     values: &BTreeMap<Vec<u8>, Vec<u8>>,
 ) -> Result<Vec<u8>, TooBig> {
@@ -68,8 +69,12 @@ pub fn encode(
     let leaf = leaf(page_len, BUCKET_ROOT, elements)?;
     let page_count = BUCKET_ROOT + (leaf.len() / page_len.bytes()) as u64;
     let mut file = Vec::with_capacity(leaf.len() + 4 * page_len.bytes());
-    for transaction in 0..2 {
-        file.extend(meta(page_len, page_count, transaction));
+    let before = transaction.saturating_sub(1);
+    let mut transactions = [before, transaction.max(1)];
+    // They take turns: the even ones are in page 0.
+    transactions.sort_by_key(|number| number % 2);
+    for (page, transaction) in (0_u64..).zip(transactions) {
+        file.extend(meta(page_len, page, page_count, transaction));
     }
     file.extend(page(page_len, FREE_LIST, FLAG_FREE_LIST, 0, &[])?);
     file.extend(root);
@@ -122,7 +127,7 @@ fn leaf<'a>(
     page(page_len, id, FLAG_LEAF, count, &table)
 }
 
-fn meta(page_len: PageLen, page_count: u64, transaction: u64) -> Vec<u8> {
+fn meta(page_len: PageLen, page: u64, page_count: u64, transaction: u64) -> Vec<u8> {
     let mut meta = Vec::new();
     for number in [MAGIC, VERSION, page_len.0, 0] {
         meta.extend(number.to_le_bytes());
@@ -132,8 +137,7 @@ fn meta(page_len: PageLen, page_count: u64, transaction: u64) -> Vec<u8> {
     }
     meta.extend(checksum(&meta).to_le_bytes());
     let mut bytes = Vec::with_capacity(page_len.bytes());
-    // The two are pages 0 and 1.
-    bytes.extend(transaction.to_le_bytes());
+    bytes.extend(page.to_le_bytes());
     bytes.extend(FLAG_META.to_le_bytes());
     bytes.extend([0; 6]);
     bytes.extend(meta);
