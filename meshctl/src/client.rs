@@ -195,7 +195,7 @@ impl Client {
     /// The report.
     pub async fn report(&self) -> Result<Report, Failure> {
         let json = self.report_json().await?;
-        serde_json::from_str(&json).map_err(|error| {
+        Report::from_json(&json).map_err(|error| {
             Failure::new(
                 Exit::Failed,
                 format!("the daemon's report cannot be read: {error}"),

@@ -289,6 +289,16 @@ pub struct Facts {
 }
 
 impl Report {
+    /// Reads a report back.
+    pub fn from_json(text: &str) -> serde_json::Result<Self> {
+        let mut report: Self = serde_json::from_str(text)?;
+        if let Some(ipam) = &mut report.ipam {
+            // Told once in the report, by the router.
+            ipam.name = report.router.name.parse().unwrap_or_default();
+        }
+        Ok(report)
+    }
+
     /// The report about `status`, taken at `now`.
     pub fn new(facts: &Facts, status: &RouterStatus, now: SystemTime) -> Self {
         Self {

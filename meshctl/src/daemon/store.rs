@@ -60,6 +60,9 @@ enum Handle {
     Lost,
     /// Closed for good.
     Closed,
+    /// The disk is full, or worse, as long as a test likes.
+    #[cfg(test)]
+    Broken(io::ErrorKind),
 }
 
 /// The name of this host, and the machine that it was stored on.
@@ -352,6 +355,14 @@ impl Store {
                 Handle::Open(database) => return call(database),
                 Handle::Closed => return Err(StoreError::Closed(self.0.path.clone())),
                 Handle::Lost => {}
+                #[cfg(test)]
+                Handle::Broken(kind) => {
+                    return Err(StoreError::Write {
+                        path: self.0.path.clone(),
+                        source: (*kind).into(),
+                        mend: mend(*kind),
+                    });
+                }
             }
             drop(handle);
             let mut handle = (self.0.database.write()).unwrap_or_else(PoisonError::into_inner);
@@ -359,6 +370,19 @@ impl Store {
                 *handle = Handle::Open(open_database(&self.0.path)?);
             }
         }
+    }
+
+    /// Has every use fail until what this returns is dropped.
+    #[cfg(test)]
+    pub(super) fn break_down(&self, kind: io::ErrorKind) -> impl Drop {
+        struct Broken(Store);
+        impl Drop for Broken {
+            fn drop(&mut self) {
+                *self.0.0.database.write().unwrap() = Handle::Lost;
+            }
+        }
+        *self.0.database.write().unwrap() = Handle::Broken(kind);
+        Broken(self.clone())
     }
 
     /// The state is damaged, for this reason.

@@ -191,7 +191,14 @@ async fn show(State(admin): State<Arc<Admin>>, text: fn(&Report) -> String) -> R
 /// As in the original, which fails to fill in its template if there is no allocation.
 async fn show_ipam(State(admin): State<Arc<Admin>>) -> Response {
     match &admin.services.ipam {
-        Some(ipam) => text::ipam(&ipam.status()).into_response(),
+        Some(ipam) => {
+            let text = text::ipam(&ipam.status());
+            if admin.ready.load(Ordering::Relaxed) {
+                text.into_response()
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+            }
+        }
         None => internal_error("error during template execution"),
     }
 }

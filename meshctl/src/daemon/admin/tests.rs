@@ -199,7 +199,6 @@ async fn unknown_paths_and_methods() {
     for path in [
         "/",
         "/status/dns",
-        "/status/ipam",
         "/ip/x",
         "/name",
         "/debug/pprof/",
@@ -226,6 +225,9 @@ async fn unknown_paths_and_methods() {
 #[tokio::test]
 async fn the_report_is_json_or_a_template() {
     let served = Served::start(Some(busy())).await;
+    let answer = served.get("/status/ipam").await;
+    let failed = "error during template execution\n";
+    assert_eq!((answer.status, answer.body.as_str()), (500, failed));
     let report = served.client.report().await.unwrap();
     assert_eq!(report.router.name, "00:00:00:00:00:01");
     assert!(report.ready);

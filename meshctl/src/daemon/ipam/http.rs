@@ -354,3 +354,6 @@ fn refused(what: &str, error: &IpamError) -> Response {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

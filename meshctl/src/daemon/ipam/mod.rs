@@ -23,6 +23,10 @@ pub mod http;
 mod plan;
 mod shared;
 mod task;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
