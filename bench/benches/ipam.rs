@@ -148,7 +148,11 @@ fn large_ring(generation: u32) -> Ring {
     let universe = cidr("10.32.0.0/12").range();
     let step = universe.size() / TOKEN_COUNT;
     let entry = |index: u32| {
-        let changes = if index.is_multiple_of(10) { generation } else { 0 };
+        let changes = if index.is_multiple_of(10) {
+            generation
+        } else {
+            0
+        };
         Entry {
             token: Address(universe.start.0 + index * step),
             peer: name(index % PEER_COUNT),

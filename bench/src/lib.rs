@@ -5,12 +5,13 @@
 //! medians, since the two hosts, the load and whatever else the machine does share its cores.
 //!
 //! [`systems`] sets the stage, [`traffic`] makes the load, [`meter`] reads what it cost,
-//! [`measure`] takes one round of a system, [`report`] turns samples into tables, and
-//! [`interrupt`] ends it all early. The program `lab` puts them together.
+//! [`measure`] takes one round of a system, [`report`] turns samples into tables and [`plot`] into
+//! a picture, and [`interrupt`] ends it all early. The program `lab` puts them together.
 
 pub mod interrupt;
 pub mod measure;
 pub mod meter;
+pub mod plot;
 pub mod report;
 pub mod systems;
 pub mod traffic;

@@ -109,13 +109,13 @@ impl Results {
     /// Median of a metric of a system.
     pub fn median(&self, system: &str, key: &str) -> Option<f64> {
         let (_, samples) = self.systems.iter().find(|(name, _)| name == system)?;
-        spread(samples, key).map(|(_, median, _)| median)
+        Spread::of(samples, key).map(|spread| spread.median)
     }
 
     /// Medians with minimum and maximum, as a Markdown table.
     pub fn table(&self) -> String {
         self.render(|samples, metric| {
-            spread(samples, metric.key).map(|(low, median, high)| {
+            Spread::of(samples, metric.key).map(|Spread { low, median, high }| {
                 let digits = metric.digits;
                 let at_least = if is_limited(samples, metric.key) {
                     "≥ "
@@ -137,7 +137,7 @@ impl Results {
             if metric.key == FOREIGN {
                 return None;
             }
-            let (_, median, _) = spread(samples, metric.key)?;
+            let median = Spread::of(samples, metric.key)?.median;
             let base = self
                 .median(reference, metric.key)
                 .filter(|base| *base > 0.0)?;
@@ -176,21 +176,34 @@ fn is_limited(samples: &[Sample], key: &str) -> bool {
     limited.count() * 2 > samples.len()
 }
 
-/// Minimum, median, maximum.
-fn spread(samples: &[Sample], key: &str) -> Option<(f64, f64, f64)> {
-    let mut values: Vec<f64> = samples
-        .iter()
-        .filter_map(|sample| sample.get(key).copied())
-        .collect();
-    values.sort_by(f64::total_cmp);
-    let (low, high) = (*values.first()?, *values.last()?);
-    let middle = values.len() / 2;
-    let median = if values.len() % 2 == 1 {
-        *values.get(middle)?
-    } else {
-        (values.get(middle.checked_sub(1)?)? + values.get(middle)?) / 2.0
-    };
-    Some((low, median, high))
+/// The values of a metric over all rounds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Spread {
+    /// The least.
+    pub low: f64,
+    /// The one in the middle, or the mean of the two.
+    pub median: f64,
+    /// The greatest.
+    pub high: f64,
+}
+
+impl Spread {
+    /// Of those samples that have the metric; `None` if none has.
+    pub fn of(samples: &[Sample], key: &str) -> Option<Self> {
+        let mut values: Vec<f64> = samples
+            .iter()
+            .filter_map(|sample| sample.get(key).copied())
+            .collect();
+        values.sort_by(f64::total_cmp);
+        let (low, high) = (*values.first()?, *values.last()?);
+        let middle = values.len() / 2;
+        let median = if values.len() % 2 == 1 {
+            *values.get(middle)?
+        } else {
+            (values.get(middle.checked_sub(1)?)? + values.get(middle)?) / 2.0
+        };
+        Some(Self { low, median, high })
+    }
 }
 
 #[cfg(test)]

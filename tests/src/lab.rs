@@ -83,6 +83,13 @@ pub struct Output {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContainerId(usize, usize);
 
+impl ContainerId {
+    /// Number of its host.
+    pub const fn host(self) -> usize {
+        self.0
+    }
+}
+
 /// Underlay address of a host; the first is number 1.
 pub fn address(number: usize) -> Ipv4Addr {
     Ipv4Addr::new(192, 168, 77, u8::try_from(number).unwrap())

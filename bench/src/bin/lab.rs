@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use bench::interrupt;
 use bench::measure::{self, Guesses, Plan};
+use bench::plot;
 use bench::report::{Results, Sample};
 use bench::systems::{Programs, Stage, System, Wire};
 use clap::Parser;
@@ -41,6 +42,9 @@ struct Args {
     /// Write all samples to this file
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Draw medians and ranges into this file
+    #[arg(long)]
+    svg: Option<PathBuf>,
     /// Our program [default: meshctl beside this one]
     #[arg(long)]
     meshctl: Option<PathBuf>,
@@ -108,6 +112,9 @@ fn main() -> Result<ExitCode> {
         }
     }
     print(&results);
+    if let Some(path) = &args.svg {
+        fs::write(path, plot::svg(&results)?).with_context(|| path.display().to_string())?;
+    }
     Ok(if interrupt::asked() {
         ExitCode::from(interrupt::EXIT_CODE)
     } else if results.failures.is_empty() {

@@ -13,19 +13,24 @@
 //! The hosts and their daemons are those of the tests' [`Lab`], whose calls panic when something
 //! does not work; so do [`Stage::build`] and what else says so.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+pub mod peers;
+mod underlay;
 
-use anyhow::{Context, Result, ensure};
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
-use host::ethtool::set_features;
-use host::netns::Netns;
+use host::netns::{Netns, Resident};
 use host::stage::INTERFACE;
 use tests::lab::{self, ContainerId, Lab};
 use tests::node::{self, Kind, Options};
+
+use peers::{Layer, Peer};
+use underlay::{VXLAN, add_vxlan, join_bridges, restore_offloads, segment_before_wire};
+
+pub use underlay::Wire;
 
 /// MTU between the hosts.
 pub const UNDERLAY_MTU: u32 = 1500;
@@ -35,13 +40,8 @@ pub const OVERLAY_MTU: u32 = 1410;
 /// IP and ICMP headers.
 const PING_HEADERS: usize = 28;
 
-/// The bridge of a host.
-const BRIDGE: &str = "weave";
 /// Of hosts that seal.
 const PASSWORD: &str = "correct horse battery staple";
-/// A program that sets up a device ends sooner.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// A system to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum System {
@@ -51,6 +51,8 @@ pub enum System {
     RawBridge,
     /// The kernel's VXLAN, not encrypted.
     Vxlan,
+    /// Another program.
+    Peer(Peer),
     /// Two routers that speak sleeve.
     Sleeve {
         /// The router of the sender, and that of the receiver.
@@ -64,7 +66,7 @@ use Kind::{Meshctl, Weaver};
 
 impl System {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 14] = [
         Self::RawVeth,
         Self::RawBridge,
         Self::Vxlan,
@@ -74,6 +76,11 @@ impl System {
         Self::sleeve([Meshctl, Meshctl], false),
         Self::sleeve([Meshctl, Weaver], true),
         Self::sleeve([Weaver, Meshctl], true),
+        Self::Peer(Peer::WireguardGo),
+        Self::Peer(Peer::Nebula),
+        Self::Peer(Peer::Tinc),
+        Self::Peer(Peer::Vpncloud),
+        Self::Peer(Peer::Fastd),
     ];
 
     /// Those of a short run: one that always works, ours, and what it is compared with.
@@ -93,6 +100,7 @@ impl System {
             Self::RawVeth => "raw-veth",
             Self::RawBridge => "raw-bridge",
             Self::Vxlan => "vxlan",
+            Self::Peer(peer) => peer.name(),
             Self::Sleeve { kinds, sealed } => match (kinds, sealed) {
                 ([Weaver, Weaver], true) => "weaver",
                 ([Weaver, Weaver], false) => "weaver-plain",
@@ -108,8 +116,10 @@ impl System {
 
     /// Why it cannot be measured here, if so.
     pub fn missing(self, programs: &Programs) -> Option<&'static str> {
-        let Self::Sleeve { kinds, .. } = self else {
-            return None;
+        let kinds = match self {
+            Self::Sleeve { kinds, .. } => kinds,
+            Self::Peer(peer) if !peer.is_installed() => return Some("it is not installed"),
+            _ => return None,
         };
         if kinds.contains(&Weaver) && node::weaver().is_none() {
             Some("WEAVER does not name the original's program")
@@ -137,16 +147,6 @@ impl fmt::Display for System {
     }
 }
 
-/// How the underlay treats packets longer than its MTU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Wire {
-    /// As a veth does: super-packets of a sender that segments late cross it whole.
-    Veth,
-    /// As a network card without transmit offloads: nothing crosses that is longer than the MTU.
-    /// The receiver joins packets (GRO).
-    Mtu,
-}
-
 /// The programs under test.
 #[derive(Debug, Clone)]
 pub struct Programs {
@@ -161,6 +161,8 @@ pub struct Stage {
     /// The containers of sender and receiver; without them, the hosts take their part.
     containers: Option<[ContainerId; 2]>,
     routers: Vec<u32>,
+    /// Programs that the lab does not know of.
+    _peers: Vec<Resident>,
 }
 
 impl Stage {
@@ -181,6 +183,7 @@ impl Stage {
             }
         }
         let mut routers = Vec::new();
+        let mut running = Vec::new();
         match system {
             System::RawVeth => {}
             System::RawBridge => join_bridges(&lab, INTERFACE, UNDERLAY_MTU)?,
@@ -189,6 +192,10 @@ impl Stage {
                     add_vxlan(&lab, number)?;
                 }
                 join_bridges(&lab, VXLAN, OVERLAY_MTU)?;
+            }
+            System::Peer(peer) => {
+                running = peer.start(&lab)?;
+                routers.extend(running.iter().map(Resident::pid));
             }
             System::Sleeve { kinds, sealed } => {
                 for (number, kind) in [1, 2].into_iter().zip(kinds) {
@@ -208,28 +215,35 @@ impl Stage {
         }
         let containers = match system {
             System::RawVeth => None,
+            System::Peer(peer) if peer.layer() == Layer::Ip => {
+                Some([peers::attach(&mut lab, 1)?, peers::attach(&mut lab, 2)?])
+            }
             _ => Some([1, 2].map(|number| lab.attach(number, &format!("10.40.0.{number}/16")))),
         };
-        let stage = Self {
+        if let Some([client, server]) = containers {
+            let mtu = match system {
+                System::RawBridge => UNDERLAY_MTU,
+                System::Peer(peer) => peer.mtu(),
+                _ => OVERLAY_MTU,
+            };
+            for container in [client, server] {
+                if !matches!(system, System::Sleeve { .. }) {
+                    restore_offloads(lab.container_netns(container))?;
+                }
+                if let System::Peer(peer) = system
+                    && peer.layer() == Layer::Ip
+                {
+                    peers::route(&lab, container, mtu)?;
+                }
+            }
+            lab.ping(client, server, usize::try_from(mtu)? - PING_HEADERS);
+        }
+        Ok(Self {
             lab,
             containers,
             routers,
-        };
-        if let Some([client, server]) = stage.containers {
-            if !matches!(system, System::Sleeve { .. }) {
-                for container in [client, server] {
-                    restore_offloads(stage.lab.container_netns(container))?;
-                }
-            }
-            let mtu = match system {
-                System::RawBridge => UNDERLAY_MTU,
-                _ => OVERLAY_MTU,
-            };
-            stage
-                .lab
-                .ping(client, server, usize::try_from(mtu)? - PING_HEADERS);
-        }
-        Ok(stage)
+            _peers: running,
+        })
     }
 
     /// Where the sender is.
@@ -274,59 +288,4 @@ fn options(number: usize, sealed: bool, programs: &Programs) -> Options {
         extra: vec![format!("--mtu={OVERLAY_MTU}")],
         ..Options::new(sealed.then_some(PASSWORD), &peers)
     }
-}
-
-/// Makes a bridge on each host, of which `port` is a port.
-fn join_bridges(lab: &Lab, port: &str, mtu: u32) -> Result<()> {
-    for number in [1, 2] {
-        lab.with_net(number, async |net| -> Result<()> {
-            net.ensure_bridge(BRIDGE, None, Some(mtu)).await?;
-            net.set_up(BRIDGE).await?;
-            Ok(net.add_port(BRIDGE, port).await?)
-        })?;
-    }
-    Ok(())
-}
-
-/// The kernel's device.
-const VXLAN: &str = "vxlan0";
-
-fn add_vxlan(lab: &Lab, number: usize) -> Result<()> {
-    let ends = [number, 3 - number].map(|number| IpAddr::from(lab::address(number)).to_string());
-    let [local, remote] = &ends;
-    let mut command = Command::new("ip");
-    command.args(["link", "add", VXLAN, "type", "vxlan", "id", "42"]);
-    command.args(["dstport", "4789", "dev", INTERFACE]);
-    command.args(["local", local, "remote", remote]);
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    let process = lab.netns(number).spawn(command).context("cannot run ip")?;
-    let status = process.wait_timeout(PATIENCE);
-    ensure!(
-        status.is_some_and(|status| status.success()),
-        "the kernel makes no VXLAN device"
-    );
-    Ok(())
-}
-
-/// Gives a container back what it lost when it was attached as to a router that captures frames.
-fn restore_offloads(container: &Netns) -> Result<()> {
-    let on = [("tx-checksum-ip-generic", true)];
-    container
-        .run(|| set_features(INTERFACE, &on))?
-        .context("cannot switch on checksum offload")
-}
-
-/// Lets nothing longer than the MTU cross the underlay.
-fn segment_before_wire(host: &Netns) -> Result<()> {
-    let features = [
-        ("tx-tcp-segmentation", false),
-        ("tx-tcp-ecn-segmentation", false),
-        ("tx-tcp-mangleid-segmentation", false),
-        ("tx-tcp6-segmentation", false),
-        ("tx-udp-segmentation", false),
-        ("tx-generic-segmentation", false),
-        ("rx-gro", true),
-    ];
-    host.run(|| set_features(INTERFACE, &features))?
-        .context("cannot switch offloads of the underlay")
 }

@@ -1,0 +1,73 @@
+//! What the kernel carries: bridges, VXLAN, and how the underlay treats long packets.
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use host::ethtool::set_features;
+use host::netns::Netns;
+use host::stage::INTERFACE;
+use tests::lab::{self, Lab};
+
+use super::peers::ip;
+
+/// The bridge of a host.
+pub(super) const BRIDGE: &str = "weave";
+/// The kernel's device.
+pub(super) const VXLAN: &str = "vxlan0";
+
+/// How the underlay treats packets longer than its MTU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Wire {
+    /// As a veth does: super-packets of a sender that segments late cross it whole.
+    Veth,
+    /// As a network card without transmit offloads: nothing crosses that is longer than the MTU.
+    /// The receiver joins packets (GRO).
+    Mtu,
+}
+
+/// Makes a bridge on each host, of which `port` is a port.
+pub(super) fn join_bridges(lab: &Lab, port: &str, mtu: u32) -> Result<()> {
+    for number in [1, 2] {
+        lab.with_net(number, async |net| -> Result<()> {
+            net.ensure_bridge(BRIDGE, None, Some(mtu)).await?;
+            net.set_up(BRIDGE).await?;
+            net.set_mtu(port, mtu).await?;
+            Ok(net.add_port(BRIDGE, port).await?)
+        })?;
+    }
+    Ok(())
+}
+
+pub(super) fn add_vxlan(lab: &Lab, number: usize) -> Result<()> {
+    let ends = [number, 3 - number].map(|number| IpAddr::from(lab::address(number)).to_string());
+    let [local, remote] = &ends;
+    let what = [
+        "link", "add", VXLAN, "type", "vxlan", "id", "42", "dstport", "4789",
+    ];
+    let way = ["dev", INTERFACE, "local", local, "remote", remote];
+    ip(lab, number, &[&what[..], &way[..]].concat()).context("the kernel makes no VXLAN device")
+}
+
+/// Gives a container back what it lost when it was attached as to a router that captures frames.
+pub(super) fn restore_offloads(container: &Netns) -> Result<()> {
+    let on = [("tx-checksum-ip-generic", true)];
+    container
+        .run(|| set_features(INTERFACE, &on))?
+        .context("cannot switch on checksum offload")
+}
+
+/// Lets nothing longer than the MTU cross the underlay.
+pub(super) fn segment_before_wire(host: &Netns) -> Result<()> {
+    let features = [
+        ("tx-tcp-segmentation", false),
+        ("tx-tcp-ecn-segmentation", false),
+        ("tx-tcp-mangleid-segmentation", false),
+        ("tx-tcp6-segmentation", false),
+        ("tx-udp-segmentation", false),
+        ("tx-generic-segmentation", false),
+        ("rx-gro", true),
+    ];
+    host.run(|| set_features(INTERFACE, &features))?
+        .context("cannot switch offloads of the underlay")
+}
