@@ -13,7 +13,7 @@ use bench::interrupt;
 use bench::measure::{self, Guesses, Plan};
 use bench::plot;
 use bench::report::{Results, Sample};
-use bench::systems::{Programs, Stage, System, Wire};
+use bench::systems::{Programs, Stage, System, Underlay, Wire};
 use clap::Parser;
 
 /// Measures throughput, packet rate, round trips, CPU time and memory of overlays between two
@@ -36,6 +36,12 @@ struct Args {
     /// What the underlay lets through
     #[arg(long, value_enum, default_value = "veth")]
     wire: Wire,
+    /// Share of frames that the underlay loses, of 1
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    loss: f64,
+    /// Milliseconds that each frame spends on the underlay
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..10_000))]
+    delay: u64,
     /// Leave out the search for packet rates
     #[arg(long)]
     no_udp: bool,
@@ -65,6 +71,11 @@ fn main() -> Result<ExitCode> {
         rtt_duration: Duration::from_secs(if args.short { 1 } else { 2 }),
         udp: !args.short && !args.no_udp,
     };
+    let underlay = Underlay {
+        wire: args.wire,
+        loss: args.loss,
+        delay: Duration::from_millis(args.delay),
+    };
     let rounds = if args.short { 1 } else { args.rounds };
     let systems = chosen(&args, &programs)?;
     let mut results = Results {
@@ -86,7 +97,7 @@ fn main() -> Result<ExitCode> {
             let started = Instant::now();
             let guesses: &mut Guesses = guesses.get_mut(index).context("too few guesses")?;
             let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<Sample> {
-                let stage = Stage::build(system, args.wire, &programs)?;
+                let stage = Stage::build(system, &underlay, &programs)?;
                 measure::round(&stage, plan, guesses)
             }));
             if interrupt::asked() {
@@ -122,6 +133,14 @@ fn main() -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// A number from 0 to below 1.
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..1.0).contains(&share) => Ok(share),
+        _ => Err("not a number from 0 to below 1".to_owned()),
+    }
 }
 
 /// The systems asked for, or those that can be measured here.

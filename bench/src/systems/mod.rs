@@ -28,9 +28,9 @@ use tests::lab::{self, ContainerId, Lab};
 use tests::node::{self, Kind, Options};
 
 use peers::{Layer, Peer};
-use underlay::{VXLAN, add_vxlan, join_bridges, restore_offloads, segment_before_wire};
+use underlay::{VXLAN, add_vxlan, join_bridges, restore_offloads};
 
-pub use underlay::Wire;
+pub use underlay::{Underlay, Wire};
 
 /// MTU between the hosts.
 pub const UNDERLAY_MTU: u32 = 1500;
@@ -175,13 +175,8 @@ impl Stage {
     /// # Panics
     ///
     /// When anything else does not work.
-    pub fn build(system: System, wire: Wire, programs: &Programs) -> Result<Self> {
-        let mut lab = Lab::back_to_back(UNDERLAY_MTU);
-        if wire == Wire::Mtu {
-            for number in [1, 2] {
-                segment_before_wire(lab.netns(number))?;
-            }
-        }
+    pub fn build(system: System, underlay: &Underlay, programs: &Programs) -> Result<Self> {
+        let mut lab = underlay.build()?;
         let mut routers = Vec::new();
         let mut running = Vec::new();
         match system {

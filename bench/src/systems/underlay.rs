@@ -1,6 +1,7 @@
 //! What the kernel carries: bridges, VXLAN, and how the underlay treats long packets.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -8,13 +9,18 @@ use host::ethtool::set_features;
 use host::netns::Netns;
 use host::stage::INTERFACE;
 use tests::lab::{self, Lab};
+use tests::weather::Weather;
 
+use super::UNDERLAY_MTU;
 use super::peers::ip;
 
 /// The bridge of a host.
 pub(super) const BRIDGE: &str = "weave";
 /// The kernel's device.
 pub(super) const VXLAN: &str = "vxlan0";
+
+/// Of the frames that are lost.
+const SEED: u64 = 1;
 
 /// How the underlay treats packets longer than its MTU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -24,6 +30,40 @@ pub enum Wire {
     /// As a network card without transmit offloads: nothing crosses that is longer than the MTU.
     /// The receiver joins packets (GRO).
     Mtu,
+}
+
+/// What is between the hosts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Underlay {
+    /// How it treats long packets, if it is fast.
+    pub wire: Wire,
+    /// Share of frames that it loses, and the time that each takes. Unless both are nothing it is
+    /// made in user space: slow, and the same for all systems.
+    pub loss: f64,
+    /// See [`loss`](Self::loss).
+    pub delay: Duration,
+}
+
+impl Underlay {
+    /// Two hosts with this between them.
+    pub(super) fn build(&self) -> Result<Lab> {
+        if self.loss > 0.0 || !self.delay.is_zero() {
+            let lab = Lab::outdoors(2, SEED);
+            lab.set_weather(Weather {
+                loss: self.loss,
+                delay: self.delay,
+                ..Weather::default()
+            });
+            return Ok(lab);
+        }
+        let lab = Lab::back_to_back(UNDERLAY_MTU);
+        if self.wire == Wire::Mtu {
+            for number in [1, 2] {
+                segment_before_wire(lab.netns(number))?;
+            }
+        }
+        Ok(lab)
+    }
 }
 
 /// Makes a bridge on each host, of which `port` is a port.
@@ -58,7 +98,7 @@ pub(super) fn restore_offloads(container: &Netns) -> Result<()> {
 }
 
 /// Lets nothing longer than the MTU cross the underlay.
-pub(super) fn segment_before_wire(host: &Netns) -> Result<()> {
+fn segment_before_wire(host: &Netns) -> Result<()> {
     let features = [
         ("tx-tcp-segmentation", false),
         ("tx-tcp-ecn-segmentation", false),
