@@ -53,16 +53,8 @@ pub(crate) fn fold(hostname: &str) -> String {
 
 /// Compares two names without regard to ASCII case.
 fn compare_folded(a: &str, b: &str) -> Ordering {
-    let fold = |text: &'_ str| {
-        text.bytes()
-            .map(|byte| byte.to_ascii_lowercase())
-            .collect::<Vec<_>>()
-    };
-    if a.eq_ignore_ascii_case(b) {
-        Ordering::Equal
-    } else {
-        fold(a).cmp(&fold(b))
-    }
+    let folded = |byte: u8| byte.to_ascii_lowercase();
+    a.bytes().map(folded).cmp(b.bytes().map(folded))
 }
 
 impl Key {

@@ -10,6 +10,8 @@ use proto::PeerName;
 use thiserror::Error;
 
 use crate::entry::{Entry, Key, Mark};
+use crate::name::WireName;
+use crate::names::{Names, Publisher};
 use crate::table::Table;
 use crate::wire::{DecodeError, Update};
 
@@ -39,6 +41,14 @@ impl Domain {
             return false;
         };
         domain.eq_ignore_ascii_case(&self.0) && (host.is_empty() || host.ends_with('.'))
+    }
+}
+
+impl Domain {
+    /// In wire form, folded.
+    fn to_wire(&self) -> WireName {
+        // It was checked when it was read; the root stands for what cannot be.
+        WireName::folded(&self.0).unwrap_or_else(WireName::root)
     }
 }
 
@@ -102,16 +112,19 @@ pub struct Nameserver {
     domain: Domain,
     table: Table,
     tolerates_skew: bool,
+    publisher: Publisher,
 }
 
 impl Nameserver {
     /// Without any names yet.
     pub fn new(ours: PeerName, domain: Domain) -> Self {
+        let publisher = Publisher::new(domain.to_wire());
         Self {
             ours,
             domain,
             table: Table::default(),
             tolerates_skew: false,
+            publisher,
         }
     }
 
@@ -125,6 +138,12 @@ impl Nameserver {
     pub fn tolerating_skew(mut self) -> Self {
         self.tolerates_skew = true;
         self
+    }
+
+    /// The names as queries see them: a handle that stays up to date and can be read anywhere,
+    /// while this changes.
+    pub fn names(&self) -> Names {
+        self.publisher.names().clone()
     }
 
     /// All names.
@@ -170,6 +189,7 @@ impl Nameserver {
         };
         let entry = Entry { key, mark };
         self.table.merge(entry.clone());
+        self.publish();
         Ok(Some(Update::new(now, [entry])))
     }
 
@@ -209,13 +229,16 @@ impl Nameserver {
             self.table.merge(entry.clone());
             changed.push(entry);
         }
+        self.publish();
         (!changed.is_empty()).then(|| Update::new(now, changed))
     }
 
     /// The topology has forgotten a peer: its entries go, without a trace. They come back from the
     /// peer itself.
     pub fn forget_peer(&mut self, peer: PeerName) -> usize {
-        self.table.remove(|key, _| key.origin == peer)
+        let count = self.table.remove(|key, _| key.origin == peer);
+        self.publish();
+        count
     }
 
     /// Removes tombstones whose time is over.
@@ -299,6 +322,7 @@ impl Nameserver {
             .filter(|entry| self.table.merge((*entry).clone()))
             .cloned()
             .collect();
+        self.publish();
         let received = Received {
             corrected: (!corrected.is_empty()).then(|| Update::new(now, corrected)),
             offset,
@@ -306,6 +330,18 @@ impl Nameserver {
         };
         let timestamp = if skewed { now } else { update.timestamp };
         Ok((received, Update::new(timestamp, entries), delta))
+    }
+
+    /// Shows to queries what has changed.
+    fn publish(&mut self) {
+        let changes = self.table.take_changes();
+        for name in &changes.names {
+            let addresses = self.table.named(name).map(|key| key.addr).collect();
+            self.publisher.set_addresses(name, addresses);
+        }
+        for addr in changes.addrs {
+            self.publisher.set_name(addr, self.table.name_of(addr));
+        }
     }
 
     /// What others say of our own entries may stem from an earlier life of ours: where it would win

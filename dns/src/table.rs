@@ -13,6 +13,22 @@ pub struct Table {
     entries: BTreeMap<Key, Mark>,
     by_name: BTreeMap<String, BTreeSet<Key>>,
     by_addr: BTreeMap<IpAddr, BTreeSet<Key>>,
+    changes: Changes,
+}
+
+/// What lookups may see differently since the last time somebody asked.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Changes {
+    /// Folded host names.
+    pub(crate) names: BTreeSet<String>,
+    pub(crate) addrs: BTreeSet<IpAddr>,
+}
+
+impl Changes {
+    fn note(&mut self, key: &Key) {
+        self.names.insert(fold(&key.hostname));
+        self.addrs.insert(key.addr);
+    }
 }
 
 impl Table {
@@ -30,9 +46,17 @@ impl Table {
     pub fn merge(&mut self, entry: Entry) -> bool {
         let Entry { key, mark } = entry;
         match self.entries.get_mut(&key) {
-            Some(known) if mark > *known => *known = mark,
+            Some(known) if mark > *known => {
+                if mark.is_live() != known.is_live() {
+                    self.changes.note(&key);
+                }
+                *known = mark;
+            }
             Some(_) => return false,
             None => {
+                if mark.is_live() {
+                    self.changes.note(&key);
+                }
                 self.by_name
                     .entry(fold(&key.hostname))
                     .or_default()
@@ -54,16 +78,25 @@ impl Table {
             entries,
             by_name,
             by_addr,
+            changes,
         } = self;
         entries.retain(|key, mark| {
             let keep = !which(key, *mark);
             if !keep {
                 unindex(by_name, &fold(&key.hostname), key);
                 unindex(by_addr, &key.addr, key);
+                if mark.is_live() {
+                    changes.note(key);
+                }
             }
             keep
         });
         before - self.entries.len()
+    }
+
+    /// What has changed for lookups since the last call.
+    pub(crate) fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
     }
 
     /// Whether any live entry has this name, whatever its kind of address.
