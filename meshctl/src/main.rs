@@ -5,6 +5,7 @@
 //! * [`daemon`] is what `launch` runs: it wires the router to the host, keeps the state, and serves
 //!   the API.
 //! * [`report`] is what the daemon tells about itself; [`text`] turns it into the original's words.
+//! * [`weave_file`] reads and writes the state file of Weave Net.
 //! * [`secret`] takes the password out of sight before anything else happens.
 
 #![expect(unreachable_pub, reason = "a program is not used as a library")]
@@ -18,6 +19,7 @@ mod report;
 mod secret;
 mod text;
 mod time;
+mod weave_file;
 
 use std::process::ExitCode;
 

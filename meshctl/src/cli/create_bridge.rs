@@ -11,6 +11,7 @@ use host::netlink::{Cidr, Netlink};
 use serde_json::json;
 
 use super::{Failure, Global, output};
+use crate::daemon::migrate::WeaveDb;
 use crate::daemon::store::DB_PREFIX;
 use crate::daemon::{bridge, identity};
 
@@ -39,6 +40,9 @@ pub struct CreateBridgeArgs {
     /// What the path of the daemon's state file begins with
     #[arg(long, default_value = DB_PREFIX, value_name = "PREFIX")]
     db_prefix: PathBuf,
+    /// State file of Weave Net that will be taken over, or "none", as for launch
+    #[arg(long, value_name = "FILE")]
+    weave_db: Option<WeaveDb>,
     /// Where the files that identify the host are: its root directory
     #[arg(
         long,
@@ -68,6 +72,7 @@ impl CreateBridgeArgs {
         let sources = identity::Sources {
             name: self.name,
             bridge: Some(self.weave_bridge.clone()),
+            weave_db: self.weave_db.unwrap_or_default(),
             db_prefix: self.db_prefix,
             host_root: self.host_root,
         };

@@ -8,6 +8,7 @@ mod completions;
 mod connect;
 mod create_bridge;
 mod demo;
+mod export_weave_db;
 mod failure;
 mod forget;
 mod ipam;
@@ -106,6 +107,8 @@ enum Verb {
     Rmpeer(rmpeer::RmpeerArgs),
     /// Allocate, claim, release and show addresses by hand
     Ipam(ipam::IpamArgs),
+    /// Write the state of this host as Weave Net's, to go back to that; the daemon must not run
+    ExportWeaveDb(export_weave_db::ExportArgs),
     /// Show how the daemon is doing
     Status(status::StatusArgs),
     /// Show all that the daemon knows about itself, as JSON or through a template
@@ -182,6 +185,7 @@ fn dispatch(cli: Cli, args: &[OsString], matches: &clap::ArgMatches) -> Result<(
         Verb::Reset(reset) => block_on(reset.run(&global)),
         Verb::Connect(connect) => block_on(connect.run(&global)),
         Verb::Forget(forget) => block_on(forget.run(&global)),
+        Verb::ExportWeaveDb(export) => export.run(&global),
         Verb::Prime(_) => block_on(prime::run(&global)),
         Verb::Rmpeer(rmpeer) => block_on(rmpeer.run(&global)),
         Verb::Ipam(ipam) => block_on(ipam.run(&global)),

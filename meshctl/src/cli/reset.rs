@@ -1,16 +1,14 @@
 //! `reset`: back to before the first launch. The host's addresses go to another one first.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use hyper::Method;
 use serde_json::json;
 
 use super::stop::{Stopped, stop};
 use super::{Exit, Failure, Global, output};
-use crate::client::Client;
 use crate::daemon::bridge;
-use crate::daemon::store::{self, DB_PREFIX};
+use crate::daemon::migrate;
+use crate::daemon::store::{self, DB_PREFIX, Store};
 
 /// Flags of `reset`.
 #[derive(Debug, clap::Args)]
@@ -24,36 +22,39 @@ pub struct ResetArgs {
     /// With --force: what the path of the state file begins with
     #[arg(long, default_value = DB_PREFIX, value_name = "PREFIX")]
     db_prefix: PathBuf,
+    /// With --force: root directory of the usual places of Weave's state
+    #[arg(long, default_value = "/", hide = true, value_name = "DIRECTORY")]
+    host_root: PathBuf,
 }
-
-/// The others need a moment to hear of it before the connections go down.
-const HANDOVER_PAUSE: Duration = Duration::from_millis(500);
 
 impl ResetArgs {
     pub(super) async fn run(self, global: &Global) -> Result<(), Failure> {
-        let client = global.client();
-        hand_over(&client).await;
-        // A daemon that runs knows best what is its own.
-        let stopped = stop(&client, &[("reset", "true")]).await?;
+        let mut aside = Vec::new();
+        // A daemon that runs knows best what is its own, and hands its addresses over first.
+        let stopped = stop(&global.client(), &[("reset", "true")]).await?;
         if stopped == Stopped::NotRunning {
             if !self.force {
                 return Err(Failure::new(Exit::NotRunning, "meshctl is not running")
                     .hint("launch it before reset, or use --force"));
             }
             bridge::remove(&self.weave_bridge).await?;
+            // What is damaged goes as well, and takes its secrets with it.
+            let store = Store::open_existing(&self.db_prefix).ok().flatten();
+            let record = store.and_then(|store| store.weave().ok()).flatten();
             store::remove(&self.db_prefix).map_err(anyhow::Error::from)?;
+            aside = migrate::set_aside(&self.db_prefix, &self.host_root, record);
         }
         if global.json {
-            output::print_json(&json!({"reset": true, "stopped": stopped == Stopped::Gone}))?;
+            return output::print_json(&json!({
+                "reset": true, "stopped": stopped == Stopped::Gone, "aside": aside,
+            }));
+        }
+        for aside in aside {
+            output::print(&format!(
+                "the state file of Weave Net is out of date: it is {} now\n",
+                aside.display()
+            ))?;
         }
         Ok(())
-    }
-}
-
-/// Has the daemon give its addresses to another host. What it cannot do is no reason to stop.
-async fn hand_over(client: &Client) {
-    let answer = client.call(Method::DELETE, "/peer", None, &[]).await;
-    if answer.is_ok_and(|answer| answer.status == 204) {
-        tokio::time::sleep(HANDOVER_PAUSE).await;
     }
 }

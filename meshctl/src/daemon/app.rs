@@ -30,10 +30,11 @@ use super::admin::server::{Listener, serve};
 use super::admin::{self, Admin, Services, Stop};
 use super::config::{Allocation, Config, Peers};
 use super::control::Control as _;
+use super::identity::Sources;
 use super::ipam::{self, Ipam, PreClaim};
 use super::peers::{self, Beginning, Keeper};
 use super::store::Store;
-use super::{bridge, identity, log, notify};
+use super::{bridge, identity, log, migrate, notify};
 use crate::cli::to_json;
 use crate::report::Facts;
 
@@ -66,6 +67,7 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     tracing::info!("meshctl {}", env!("CARGO_PKG_VERSION"));
     announce(&config);
+    migrate::take_over(&config, &store).await?;
     let identity = identity::determine(&config.identity, &store).await?;
     let nickname = config.nickname.take().unwrap_or_else(host_name);
     tracing::info!(
@@ -176,6 +178,12 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
             bridge::remove(name).await?;
         }
         if let Some(store) = store {
+            let Sources {
+                db_prefix,
+                host_root,
+                ..
+            } = &config.identity;
+            migrate::set_aside(db_prefix, host_root, store.weave()?);
             store.destroy()?;
         }
         tracing::info!("bridge and state are removed");

@@ -25,7 +25,8 @@ use proto::{MacAddr, PeerName};
 use rand::TryRng as _;
 use rand::rngs::SysRng;
 
-use super::store::{Store, StoredIdentity};
+use super::migrate::{self, WeaveDb};
+use super::store::{Store, StoreError, StoredIdentity};
 
 /// Goes before everything else into the hash.
 const SALT: &[u8] = b"9oBJ0Jmip-";
@@ -41,6 +42,8 @@ pub struct Sources {
     pub name: Option<PeerName>,
     /// Name of the bridge, which may or may not exist.
     pub bridge: Option<String>,
+    /// Which state file of Weave Net may tell it.
+    pub weave_db: WeaveDb,
     /// Where the state is.
     pub db_prefix: PathBuf,
     /// Root directory of the files that identify the machine.
@@ -89,7 +92,21 @@ pub async fn preview(sources: &Sources) -> anyhow::Result<PeerName> {
         return Ok(identity.name);
     }
     let store = Store::open(&sources.db_prefix)?;
+    if let Some(name) = migrate::name_to_be(sources, &store)? {
+        return Ok(name);
+    }
     Ok(determine(sources, &store).await?.name)
+}
+
+/// Stores a name that was taken over.
+pub fn keep(sources: &Sources, store: &Store, name: PeerName) -> Result<(), StoreError> {
+    let machine = Machine::read(&sources.host_root).mark();
+    store.set_identity(&StoredIdentity { name, machine })
+}
+
+/// The name that an existing bridge stands for, unless the user chose one.
+pub async fn bridge_name(sources: &Sources) -> anyhow::Result<Option<PeerName>> {
+    Ok(bridge_mac(sources).await?.map(PeerName::from))
 }
 
 /// What identifies the machine: contents of files, empty where there are none.
@@ -230,6 +247,7 @@ mod tests {
         Sources {
             name: None,
             bridge: None,
+            weave_db: WeaveDb::Usual,
             db_prefix: root.join("state/"),
             host_root: root.to_owned(),
         }

@@ -1,6 +1,7 @@
 //! What `launch` runs.
 //!
-//! [`app`] starts everything in order and takes it down again: the state ([`store`]), the own name
+//! [`app`] starts everything in order and takes it down again: the state ([`store`]; [`migrate`] takes it over
+//! from Weave Net), the own name
 //! ([`identity`]), the bridge ([`bridge`]), address allocation ([`ipam`]), the router, the control API ([`admin`]); then it tells
 //! systemd ([`notify`]) and waits.
 
@@ -14,6 +15,7 @@ pub mod identity;
 pub mod ipam;
 mod log;
 mod metrics;
+pub mod migrate;
 mod notify;
 mod peers;
 pub mod store;

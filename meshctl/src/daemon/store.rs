@@ -9,6 +9,7 @@
 //! when it is opened or read. A file that is not ours is left as it is. After a failure of the disk
 //! the database has to be opened again, which is tried before the next use.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -42,6 +43,7 @@ const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("state");
 const IDENTITY: &str = "identity";
 const PEERS: &str = "direct-peers";
 const OPTIONS: &str = "launch-options";
+const WEAVE: &str = "weave";
 
 /// An open state. Clones share it.
 #[derive(Debug, Clone)]
@@ -83,6 +85,19 @@ pub struct StoredPeers {
     pub targets: Vec<String>,
     /// Whether the daemon was told to stop, so that the next launch begins afresh.
     pub stopped: bool,
+}
+
+/// The state file of Weave Net that our state was taken over from, or handed back to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredWeave {
+    /// The file.
+    pub path: String,
+    /// Number of its last transaction then.
+    pub transaction: u64,
+    /// Whether we wrote it, for Weave to go on with, and have not run since.
+    pub handed_back: bool,
+    /// What was in it that has no meaning here: keys and values, in hexadecimal.
+    pub others: BTreeMap<String, String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -199,6 +214,14 @@ impl Store {
         })))
     }
 
+    /// Opens the state, if there is one.
+    pub fn open_existing(prefix: &Path) -> Result<Option<Self>, StoreError> {
+        if !path(prefix).exists() {
+            return Ok(None);
+        }
+        Self::open(prefix).map(Some)
+    }
+
     /// Reads all of it, to find damage that would show only later.
     pub fn check(&self) -> Result<(), StoreError> {
         let mut handle = (self.0.database.write()).unwrap_or_else(PoisonError::into_inner);
@@ -264,6 +287,16 @@ impl Store {
     /// Keeps the options of a launch.
     pub fn set_launch_options(&self, options: &[String]) -> Result<(), StoreError> {
         self.save(OPTIONS, &options)
+    }
+
+    /// What there was to do with Weave Net's state file, if anything.
+    pub fn weave(&self) -> Result<Option<StoredWeave>, StoreError> {
+        self.load(WEAVE)
+    }
+
+    /// Keeps what there was to do with Weave Net's state file.
+    pub fn set_weave(&self, weave: &StoredWeave) -> Result<(), StoreError> {
+        self.save(WEAVE, weave)
     }
 
     fn load<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {

@@ -25,6 +25,7 @@ use router::wire::intro::Versions;
 use super::{Cli, Exit, Failure, Global, STATUS_ADDR, Verb};
 use crate::address::Address;
 use crate::daemon::config::{Config, Level, Logging, Peers};
+use crate::daemon::migrate::WeaveDb;
 use crate::daemon::store::{DB_PREFIX, Store};
 use crate::daemon::{self, identity};
 use crate::secret;
@@ -129,6 +130,10 @@ pub struct LaunchArgs {
     /// What the path of the state file begins with; it ends in data.redb
     #[arg(long, default_value = DB_PREFIX, value_name = "PREFIX")]
     db_prefix: PathBuf,
+    /// State file of Weave Net that a host without a state takes over, or "none"
+    /// [default: the one at a usual place, if there is one]
+    #[arg(long, value_name = "FILE")]
+    weave_db: Option<WeaveDb>,
     /// Where the files that identify the host are: its root directory
     #[arg(
         long,
@@ -215,6 +220,7 @@ impl LaunchArgs {
         identity::Sources {
             name: self.name,
             bridge: (!self.relay_only).then(|| self.weave_bridge.clone()),
+            weave_db: self.weave_db.clone().unwrap_or_default(),
             db_prefix: self.db_prefix.clone(),
             host_root: self.host_root.clone(),
         }

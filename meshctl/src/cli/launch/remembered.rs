@@ -12,7 +12,7 @@ use clap::{ArgMatches, CommandFactory as _};
 use super::Cli;
 
 /// Flags that are not stored, by name.
-const FORGOTTEN: [&str; 10] = [
+const FORGOTTEN: [&str; 11] = [
     "db_prefix",
     "local",
     "password",
@@ -23,6 +23,7 @@ const FORGOTTEN: [&str; 10] = [
     "resume",
     "token",
     "version",
+    "weave_db",
 ];
 
 /// The flags of `launch` on the command line behind `matches`, in the form in which they are

@@ -33,7 +33,8 @@ use std::sync::Arc;
 
 use host::netlink::Netlink;
 use ipam::allocator::{
-    ANONYMOUS, Allocator, Answer, Done, Refusal, RequestId, StartError, TakeOverPlan,
+    ANONYMOUS, Allocator, Answer, Changes, Done, Refusal, RequestId, Saved, StartError,
+    TakeOverPlan,
 };
 pub use ipam::allocator::{Config, PreClaim};
 use ipam::range::{Address, Cidr};
@@ -255,6 +256,31 @@ impl Ipam {
             answer: Some(answer),
         }
     }
+}
+
+/// What is on disk, if there ever was anything.
+pub fn saved(store: &Store) -> Result<Option<Saved>, StoreError> {
+    disk::load(store)
+}
+
+/// Puts `saved` on disk in the place of whatever is there.
+pub fn replace(store: &Store, saved: &Saved) -> Result<(), StoreError> {
+    let entries = saved.ring.entries().iter();
+    let owned = saved.owned.iter();
+    disk::save(
+        store,
+        &Changes {
+            anew: true,
+            name: saved.name,
+            universe: saved.ring.universe(),
+            seeds: saved.ring.seeds().to_vec(),
+            entries: entries.map(|entry| (entry.token, *entry)).collect(),
+            owned: owned
+                .map(|(ident, owned)| (ident.as_str().into(), Some(owned.clone())))
+                .collect(),
+            acceptor: Some(saved.acceptor.clone()),
+        },
+    )
 }
 
 /// The addresses of the bridge itself, which are in use already.
