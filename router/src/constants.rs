@@ -67,6 +67,9 @@ pub const MAC_SWEEP: Duration = Duration::from_secs(60);
 
 // ---------------------------------------------------------------- chosen by us
 
+/// About so much is said before a connection whose gossip we refuse is closed: a ring of ten
+/// thousand entries has half of it.
+pub const MAX_LAST_WORDS_LEN: usize = 1 << 20;
 /// Connections to hold at most, established or not, unless `--conn-limit` says otherwise. The
 /// original's default since 2.6.0.
 pub const CONN_LIMIT: usize = 200;

@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use proto::gossip::GossipRefused;
 use proto::{ConnectionUid, PeerName, PeerUid};
 use rand::{Rng as _, RngExt as _};
 
@@ -14,7 +15,7 @@ use super::{Mesh, Output};
 use crate::LinkId;
 use crate::connection::{Connection, ConnectionEvent, Introduction, Role};
 use crate::connector::Ending;
-use crate::constants::{DIAL_TIMEOUT, GC_DELAY, MAX_STRANGERS};
+use crate::constants::{DIAL_TIMEOUT, GC_DELAY, MAX_LAST_WORDS_LEN, MAX_STRANGERS};
 use crate::dataplane::{Command, LinkConfig, OverlayControl};
 use crate::gossip::Outbox;
 use crate::overlay::negotiate;
@@ -73,6 +74,8 @@ pub(super) struct End {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Broken,
+    /// What the other end has told is refused. It will hear ours, and most likely refuse that.
+    Refused,
     Duplicate(PeerName),
     Ourselves,
     NameCollision,
@@ -83,6 +86,15 @@ impl End {
         Self {
             error,
             kind: Kind::Broken,
+        }
+    }
+}
+
+impl From<GossipRefused> for End {
+    fn from(refused: GossipRefused) -> Self {
+        Self {
+            error: refused.0,
+            kind: Kind::Refused,
         }
     }
 }
@@ -204,17 +216,23 @@ impl Link {
     }
 
     /// What is left to be said in an introduction. Without it the other end would not know whom it
-    /// has reached, and take for an accident what will be the same next time.
-    fn last_words(&mut self) -> Vec<u8> {
-        let Some(open) = self.open_mut() else {
-            return Vec::new();
-        };
-        if open.met.as_ref().is_some_and(|met| met.added) {
-            return Vec::new();
-        }
-        let mut words = open.ready.take().unwrap_or_default();
-        while let Some(more) = open.connection.poll_transmit() {
-            words.extend(more);
+    /// has reached, and take for an accident what will be the same next time. After that, if we
+    /// refuse what the other end says, all that we have to say: it may refuse that for the same
+    /// reason, and then can show it as well.
+    fn last_words(&mut self, kind: Kind, peers: &Peers) -> Vec<u8> {
+        let added = self.met().is_some_and(|met| met.added);
+        let mut words = Vec::new();
+        if added && kind == Kind::Refused {
+            while words.len() < MAX_LAST_WORDS_LEN
+                && let Some(more) = self.poll_transmit(peers)
+            {
+                words.extend(more);
+            }
+        } else if !added && let Some(open) = self.open_mut() {
+            words.extend(open.ready.take().unwrap_or_default());
+            while let Some(more) = open.connection.poll_transmit() {
+                words.extend(more);
+            }
         }
         words
     }
@@ -530,7 +548,7 @@ impl Mesh {
         let Some(mut link) = self.links.remove(&id) else {
             return;
         };
-        let last_words = link.last_words();
+        let last_words = link.last_words(end.kind, &self.peers);
         self.outputs.push_back(Output::Close {
             link: id,
             last_words,
@@ -575,8 +593,8 @@ impl Mesh {
         }
         if link.outbound {
             let ending = match end.kind {
-                Kind::Broken if added => Ending::Lost,
-                Kind::Broken => Ending::Failed,
+                Kind::Broken | Kind::Refused if added => Ending::Lost,
+                Kind::Broken | Kind::Refused => Ending::Failed,
                 Kind::Duplicate(peer) => Ending::Duplicate(peer),
                 Kind::Ourselves | Kind::NameCollision => Ending::Never,
             };

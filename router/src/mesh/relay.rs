@@ -72,8 +72,7 @@ impl Mesh {
         let except = neighbour.map(|met| met.peer);
         let received = self
             .channels
-            .receive(&message, &mut self.peers, now, &mut self.rng)
-            .map_err(|refused| End::broken(refused.to_string()))?;
+            .receive(&message, &mut self.peers, now, &mut self.rng)?;
         if let Some(applied) = received.topology {
             self.topology_applied(&applied, now);
         }

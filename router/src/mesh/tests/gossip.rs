@@ -375,6 +375,28 @@ fn what_a_channel_refuses_ends_the_connection() {
     }
 }
 
+/// As when address ranges differ: each end refuses what the other has to say, and so can show the
+/// reason.
+#[test]
+fn both_ends_learn_that_they_do_not_fit() {
+    for from in [1, 2] {
+        let mut net = Net::new();
+        for host in [1, 2] {
+            let mut config = config(host);
+            config.discovery = false;
+            net.add(host, config);
+            own(&mut net, host).known.lock().unwrap().insert(255);
+        }
+        for _ in 0..3 {
+            net.join(from, 3 - from);
+            assert_eq!(net.established(1), []);
+            for host in [1, 2] {
+                assert!(net.logged(host, "due to error: 255 is no number"));
+            }
+        }
+    }
+}
+
 #[test]
 fn unknown_tags_are_ignored() {
     let (mut net, one, _) = between_two_probes();
