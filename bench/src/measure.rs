@@ -21,7 +21,7 @@ const WARM_UP: Duration = Duration::from_secs(1);
 const UDP_SIZES: [(usize, &str); 2] = [(64, "udp64_kpps"), (1200, "udp1200_kpps")];
 
 /// How to measure.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Plan {
     /// Of each TCP load.
     pub duration: Duration,
@@ -29,13 +29,15 @@ pub struct Plan {
     pub rtt_duration: Duration,
     /// Whether to search for packet rates, which takes longest.
     pub udp: bool,
+    /// Congestion control of TCP.
+    pub congestion: String,
 }
 
 /// Packet rates found by earlier rounds, by the length of the payload: where to search first.
 pub type Guesses = std::collections::BTreeMap<usize, f64>;
 
 /// Takes every metric once.
-pub fn round(stage: &Stage, plan: Plan, guesses: &mut Guesses) -> Result<Sample> {
+pub fn round(stage: &Stage, plan: &Plan, guesses: &mut Guesses) -> Result<Sample> {
     let mut sample = Sample::new();
     let mut note = |key: &str, value: f64| sample.insert(key.to_owned(), value);
     let (client, server) = (stage.client(), stage.server());
@@ -47,8 +49,13 @@ pub fn round(stage: &Stage, plan: Plan, guesses: &mut Guesses) -> Result<Sample>
         .flat_map(descendants)
         .collect();
 
-    let tcp =
-        |streams, duration| tcp::run(client, server, to(TCP_PORT), streams, duration, &routers);
+    let way = tcp::Way {
+        client,
+        server,
+        to: to(TCP_PORT),
+        congestion: &plan.congestion,
+    };
+    let tcp = |streams, duration| tcp::run(way, streams, duration, &routers);
     tcp(1, WARM_UP)?;
     let one = tcp(1, plan.duration)?;
     note("tcp1_gbps", one.gbps());

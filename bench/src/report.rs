@@ -116,7 +116,8 @@ impl Results {
     pub fn table(&self) -> String {
         self.render(|samples, metric| {
             Spread::of(samples, metric.key).map(|Spread { low, median, high }| {
-                let digits = metric.digits;
+                // A slow path has figures, too.
+                let digits = metric.digits + if high < 0.1 { 2 } else { 0 };
                 let at_least = if is_limited(samples, metric.key) {
                     "≥ "
                 } else {

@@ -42,6 +42,9 @@ struct Args {
     /// Milliseconds that each frame spends on the underlay
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..10_000))]
     delay: u64,
+    /// Congestion control of TCP [default: this machine's]
+    #[arg(long)]
+    congestion: Option<String>,
     /// Leave out the search for packet rates
     #[arg(long)]
     no_udp: bool,
@@ -66,10 +69,16 @@ fn main() -> Result<ExitCode> {
     let programs = Programs {
         meshctl: meshctl(args.meshctl.as_deref())?,
     };
+    let congestion = match &args.congestion {
+        Some(congestion) => congestion.clone(),
+        None => fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")?,
+    };
+    let congestion = congestion.trim().to_owned();
     let plan = Plan {
         duration: Duration::from_secs(if args.short { 1 } else { args.secs }),
         rtt_duration: Duration::from_secs(if args.short { 1 } else { 2 }),
         udp: !args.short && !args.no_udp,
+        congestion: congestion.clone(),
     };
     let underlay = Underlay {
         wire: args.wire,
@@ -79,7 +88,7 @@ fn main() -> Result<ExitCode> {
     let rounds = if args.short { 1 } else { args.rounds };
     let systems = chosen(&args, &programs)?;
     let mut results = Results {
-        machine: machine()?,
+        machine: format!("{}, TCP {congestion}", machine()?),
         command: command(),
         ..Results::default()
     };
@@ -98,7 +107,7 @@ fn main() -> Result<ExitCode> {
             let guesses: &mut Guesses = guesses.get_mut(index).context("too few guesses")?;
             let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<Sample> {
                 let stage = Stage::build(system, &underlay, &programs)?;
-                measure::round(&stage, plan, guesses)
+                measure::round(&stage, &plan, guesses)
             }));
             if interrupt::asked() {
                 break 'rounds;

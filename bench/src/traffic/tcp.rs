@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use host::netns::Netns;
+use socket2::SockRef;
 
 use crate::interrupt;
 use crate::meter::{Meter, Usage};
@@ -41,16 +42,27 @@ impl Throughput {
     }
 }
 
-/// Sends from `client` to `server` over `streams` connections for `duration`, and watches the
-/// processes `pids` meanwhile.
-pub fn run(
-    client: &Netns,
-    server: &Netns,
-    to: SocketAddr,
-    streams: usize,
-    duration: Duration,
-    pids: &[u32],
-) -> Result<Throughput> {
+/// Between whom, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Way<'a> {
+    /// Where the sender is.
+    pub client: &'a Netns,
+    /// Where the receiver is.
+    pub server: &'a Netns,
+    /// Address of the receiver.
+    pub to: SocketAddr,
+    /// Congestion control of the sender.
+    pub congestion: &'a str,
+}
+
+/// Sends over `streams` connections for `duration`, and watches the processes `pids` meanwhile.
+pub fn run(way: Way<'_>, streams: usize, duration: Duration, pids: &[u32]) -> Result<Throughput> {
+    let Way {
+        client,
+        server,
+        to,
+        congestion,
+    } = way;
     let listener = server
         .run(move || TcpListener::bind(to))?
         .context("cannot listen")?;
@@ -61,6 +73,9 @@ pub fn run(
         let stream = client
             .run(move || TcpStream::connect_timeout(&to, Duration::from_secs(10)))?
             .with_context(|| format!("cannot connect to {to}"))?;
+        SockRef::from(&stream)
+            .set_tcp_congestion(congestion.as_bytes())
+            .with_context(|| format!("no congestion control {congestion:?} here"))?;
         let (accepted, _) = listener.accept().context("cannot accept")?;
         workers.push(thread::spawn({
             let stop = Arc::clone(&stop);
