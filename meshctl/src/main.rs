@@ -6,6 +6,7 @@
 //!   the API.
 //! * [`report`] is what the daemon tells about itself; [`text`] turns it into the original's words.
 //! * [`weave_file`] reads and writes the state file of Weave Net.
+//! * [`host_routes`] tells what of the host a range of addresses would be in the way of.
 //! * [`secret`] takes the password out of sight before anything else happens.
 
 #![expect(unreachable_pub, reason = "a program is not used as a library")]
@@ -15,6 +16,7 @@ mod cli;
 mod client;
 mod daemon;
 mod form;
+mod host_routes;
 mod report;
 mod secret;
 mod text;

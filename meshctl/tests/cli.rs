@@ -202,11 +202,9 @@ fn without_a_daemon() {
 
 #[test]
 fn topics_of_services_that_are_missing() {
-    for topic in ["dns"] {
-        let ran = run(&format!("status {topic}"));
-        assert_eq!(ran.code, 4);
-        assert!(ran.err.contains("which this version lacks"), "{}", ran.err);
-    }
+    let ran = run("status dns");
+    assert_eq!(ran.code, 4);
+    assert!(ran.err.contains("which this version lacks"), "{}", ran.err);
 }
 
 #[test]

@@ -53,6 +53,21 @@ impl Netlink {
         Ok(messages.iter().filter_map(parse_address).collect())
     }
 
+    /// The addresses of all devices, each with the device's index.
+    pub async fn all_addresses(&self) -> Result<Vec<(u32, Cidr)>> {
+        let messages: Vec<_> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|error| refused("list the addresses".to_owned(), error))?;
+        let all = messages.iter();
+        let all = all.filter_map(|message| Some((message.header.index, parse_address(message)?)));
+        Ok(all.collect())
+    }
+
     /// Removes an address from a device. Returns whether it was there.
     pub async fn delete_address(&self, name: &str, cidr: Cidr) -> Result<bool> {
         let index = self.existing(name).await?.index;

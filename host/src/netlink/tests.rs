@@ -262,12 +262,14 @@ fn addresses_and_routes_are_idempotent() {
                 .collect()
         };
         assert_eq!(v4(netlink.addresses("a").await.unwrap()), [address]);
+        let index = netlink.existing("a").await.unwrap().index;
+        let all = netlink.all_addresses().await.unwrap();
+        assert!(all.contains(&(index, address)), "{all:?}");
 
         assert!(netlink.add_route(Cidr::MULTICAST, "a").await.unwrap());
         assert!(!netlink.add_route(Cidr::MULTICAST, "a").await.unwrap());
         let gateway = "10.32.0.2".parse().unwrap();
         assert!(netlink.add_route_via(Cidr::ANY, gateway).await.unwrap());
-        let index = netlink.existing("a").await.unwrap().index;
         let routes = netlink.routes().await.unwrap();
         let route = |destination: Cidr| {
             routes

@@ -2,6 +2,8 @@
 //!
 //! What is piped is what the daemon answers, which is what the original's scripts read.
 
+use std::io::Write as _;
+
 use clap::Subcommand;
 use hyper::Method;
 use serde::Deserialize;
@@ -9,7 +11,9 @@ use serde_json::{Value, json};
 
 use super::{Exit, Failure, Global, output};
 use crate::client::Client;
+use crate::daemon::BRIDGE;
 use crate::form;
+use crate::host_routes;
 use crate::text::printable;
 
 /// The parts of `ipam`.
@@ -198,6 +202,7 @@ impl Claim {
         let addresses = self.addresses.iter().map(|address| cidr(address, "ip:"));
         let addresses: Vec<_> = addresses.collect::<Result<_, _>>()?;
         for address in &addresses {
+            warn_of_conflicts(global, address).await;
             let path = format!("/ip/{}/{address}", form::segment(&self.id));
             if call(client, Method::PUT, &path, &flags).await? == "cancelled" {
                 return Err(cancelled());
@@ -207,6 +212,22 @@ impl Claim {
             output::print_json(&json!({"id": self.id, "addresses": addresses}))?;
         }
         Ok(())
+    }
+}
+
+/// Tells if an address is in the way of the host's own networks, as far as that can be found out.
+async fn warn_of_conflicts(global: &Global, address: &str) {
+    let Ok(cidr) = address.parse() else { return };
+    let bridge = global.client().report().await;
+    let bridge = bridge.map(|report| report.meshctl.bridge);
+    let bridge = bridge.unwrap_or_else(|_| BRIDGE.to_owned());
+    let Ok(conflicts) = host_routes::conflicts(Some(&bridge), cidr).await else {
+        return;
+    };
+    if !conflicts.is_empty() {
+        let conflicts = conflicts.join(", ");
+        let warning = format!("warning: {address} overlaps with {conflicts} on this host");
+        let _ = writeln!(anstream::stderr().lock(), "{warning}");
     }
 }
 

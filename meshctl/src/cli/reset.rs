@@ -45,9 +45,11 @@ impl ResetArgs {
             aside = migrate::set_aside(&self.db_prefix, &self.host_root, record);
         }
         if global.json {
-            return output::print_json(&json!({
-                "reset": true, "stopped": stopped == Stopped::Gone, "aside": aside,
-            }));
+            let mut done = json!({"reset": true, "stopped": stopped == Stopped::Gone});
+            if !aside.is_empty() {
+                done["aside"] = json!(aside);
+            }
+            return output::print_json(&done);
         }
         for aside in aside {
             output::print(&format!(

@@ -199,10 +199,11 @@ fn shares(status: &Allocation, own: &str) -> String {
     if waiting + claims > 0 {
         text.push_str(&format!("waiting: {waiting} requests, {claims} claims\n"));
     }
-    for trouble in [&status.save_error, &status.quorum_warning] {
-        if let Some(trouble) = trouble {
-            text.push_str(&format!("{}\n", printable(trouble)));
-        }
+    for trouble in [&status.save_error, &status.quorum_warning]
+        .into_iter()
+        .flatten()
+    {
+        text.push_str(&format!("{}\n", printable(trouble)));
     }
     text
 }
@@ -299,7 +300,7 @@ mod tests {
 
     use super::*;
 
-    fn allocation(changes: Value) -> Allocation {
+    fn allocation(changes: &Value) -> Allocation {
         let mut status = json!({
             "Paxos": null, "Range": "10.32.0.0/12", "RangeNumIPs": 1_048_576, "ActiveIPs": 2,
             "DefaultSubnet": "10.32.0.0/12", "Entries": null, "PendingClaims": null,
@@ -323,7 +324,7 @@ mod tests {
             entry("c", 131_072, false),
             entry("a", 131_072, true),
         ];
-        let status = allocation(json!({"Entries": entries, "PendingAllocates": ["x"]}));
+        let status = allocation(&json!({"Entries": entries, "PendingAllocates": ["x"]}));
         let text = shares(&status, "b");
         let lines: Vec<_> = text.lines().map(str::trim).collect();
         assert_eq!(lines.len(), 5, "{text}");
@@ -344,11 +345,11 @@ mod tests {
 
     #[test]
     fn a_range_that_nobody_owns() {
-        let text = shares(&allocation(json!({})), "b");
+        let text = shares(&allocation(&json!({})), "b");
         assert!(text.contains("when the first address"), "{text}");
         let paxos = json!({"Elector": true, "KnownNodes": 1, "Quorum": 2});
         let trouble = json!({"Paxos": paxos, "SaveError": "no space"});
-        let text = shares(&allocation(trouble), "b");
+        let text = shares(&allocation(&trouble), "b");
         assert!(text.contains("(quorum: 2, known: 1)\nno space"), "{text}");
     }
 }

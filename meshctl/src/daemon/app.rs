@@ -36,6 +36,7 @@ use super::peers::{self, Beginning, Keeper};
 use super::store::Store;
 use super::{bridge, identity, log, migrate, notify};
 use crate::cli::to_json;
+use crate::host_routes;
 use crate::report::Facts;
 
 /// Threads that serve the control half and the API.
@@ -83,6 +84,8 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
     let services = Services {
         ipam: match &config.allocation {
             Some(allocation) => {
+                let has_state = ipam::saved(&store)?.is_some_and(|saved| !saved.ring.is_empty());
+                check_range(allocation, config.bridge.as_deref(), has_state).await?;
                 let uid = router::mesh::uid_of(seed);
                 let us = (identity.name, uid, nickname.as_str());
                 let found = ipam::found_on_bridge(config.bridge.as_deref()).await;
@@ -244,6 +247,36 @@ fn random_seed() -> anyhow::Result<[u8; 32]> {
         .try_fill_bytes(&mut seed)
         .context("the kernel gives no random numbers")?;
     Ok(seed)
+}
+
+/// Looks whether the range is in the way of the host's own networks. A range that nobody asked for
+/// must not be, unless addresses are given out from it already.
+async fn check_range(
+    allocation: &Allocation,
+    bridge: Option<&str>,
+    has_state: bool,
+) -> anyhow::Result<()> {
+    let range = allocation.range;
+    let conflicts = match host_routes::conflicts(bridge, range).await {
+        Ok(conflicts) => conflicts.join(", "),
+        Err(error) => {
+            tracing::warn!("cannot tell whether {range} is in the way of the host: {error}");
+            return Ok(());
+        }
+    };
+    if conflicts.is_empty() {
+        return Ok(());
+    }
+    anyhow::ensure!(
+        has_state || !allocation.is_default,
+        "Default --ipalloc-range {range} overlaps with {conflicts} on this host; pick another range \
+         and set it on all hosts, or turn allocation off with --ipalloc-range="
+    );
+    tracing::warn!(
+        "--ipalloc-range {range} overlaps with {conflicts} on this host: unless this is deliberate, \
+         pick another range and set it on all hosts"
+    );
+    Ok(())
 }
 
 fn start_ipam(
