@@ -369,6 +369,9 @@ impl Allocator {
 
     /// A transaction is on disk.
     pub fn handle_saved(&mut self, seq: u64, now: Now) {
+        if self.journal.error().is_some() {
+            info!("IPAM data can be saved again");
+        }
         if let Some(changes) = self.journal.confirm(seq) {
             let entries: Vec<_> = changes.entries.into_values().collect();
             self.public.overlay(&entries, &changes.seeds);
@@ -387,7 +390,9 @@ impl Allocator {
     /// A transaction has failed, and nothing of it is on disk. It is tried again, with what has
     /// come up since, after a while; until then nothing that depends on it is told.
     pub fn handle_save_failed(&mut self, seq: u64, error: String, now: Now) {
-        warn!(error, "cannot save IPAM data; trying again");
+        if self.journal.error() != Some(&error) {
+            warn!(error, "cannot save IPAM data; trying again every second");
+        }
         self.journal.fail(seq, error, now.at);
         self.finish(now);
     }

@@ -177,6 +177,17 @@ impl Status {
         }
     }
 
+    /// Fills in nicknames that owners have not told yet, from what else is known.
+    pub fn name_owners(&mut self, nickname: impl Fn(PeerName) -> Option<String>) {
+        for entry in &mut self.entries {
+            if entry.nickname.is_empty()
+                && let Some(nickname) = nickname(entry.peer)
+            {
+                entry.nickname = nickname;
+            }
+        }
+    }
+
     /// What each peer owns, ourselves first.
     pub fn shares(&self) -> Vec<Share> {
         let mut shares = BTreeMap::<(bool, PeerName), Share>::new();
@@ -318,6 +329,9 @@ mod tests {
              02:00:00:00:00:0a(host-a)               262144 IPs (25.0% of total) - unreachable!\n\
              02:00:00:00:00:0c()                      32768 IPs (03.1% of total) \n"
         );
+        status.name_owners(|peer| Some(format!("nick-{peer}")));
+        assert_eq!(status.entries[0].nickname, "host-a");
+        assert_eq!(status.entries[3].nickname, "nick-02:00:00:00:00:0c");
         assert_eq!(status.unreachable_count(), 1 << 18);
         assert!((status.unreachable_percentage() - 25.0).abs() < 1e-6);
     }

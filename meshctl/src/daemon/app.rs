@@ -68,6 +68,7 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     tracing::info!("meshctl {}", env!("CARGO_PKG_VERSION"));
     announce(&config);
+    store.check()?;
     migrate::take_over(&config, &store).await?;
     let identity = identity::determine(&config.identity, &store).await?;
     let nickname = config.nickname.take().unwrap_or_else(host_name);
@@ -76,7 +77,6 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
         identity.name,
         identity.origin
     );
-    store.check()?;
     let beginning = begin(&config, &store)?;
 
     let listeners = Listeners::bind(&config).await?;

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -228,10 +229,15 @@ impl Store {
         let Handle::Open(database) = &mut *handle else {
             return Ok(());
         };
-        match database.check_integrity() {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(self.damaged(&"its checksums do not agree")),
-            Err(error) => Err(explain(self.path(), error)),
+        match unless_it_panics(|| database.check_integrity()) {
+            Some(Ok(true)) => Ok(()),
+            Some(Ok(false)) => Err(self.damaged(&"its checksums do not agree")),
+            Some(Err(error)) => Err(explain(self.path(), error)),
+            None => {
+                // What state it is in nobody knows, not even when it is dropped.
+                std::mem::forget(std::mem::replace(&mut *handle, Handle::Closed));
+                Err(self.damaged(&"it makes no sense"))
+            }
         }
     }
 
@@ -463,8 +469,19 @@ fn recognise(path: &Path) -> Result<(), StoreError> {
 }
 
 fn open_database(path: &Path) -> Result<Database, StoreError> {
-    let database = Database::builder().set_cache_size(CACHE_LEN).create(path);
-    database.map_err(|error| explain(path, error))
+    let open = || Database::builder().set_cache_size(CACHE_LEN).create(path);
+    match unless_it_panics(open) {
+        Some(database) => database.map_err(|error| explain(path, error)),
+        None => Err(StoreError::Damaged {
+            path: path.to_owned(),
+            reason: "it makes no sense".to_owned(),
+        }),
+    }
+}
+
+/// redb trusts what it has once written, and panics at some kinds of damage.
+fn unless_it_panics<T>(call: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(call)).ok()
 }
 
 fn explain(path: &Path, error: DatabaseError) -> StoreError {

@@ -99,8 +99,17 @@ impl Admin {
             ..self.facts.clone()
         };
         let status = self.router(self.control.status()).await?;
+        let mut ipam = self.services.ipam.as_ref().map(Ipam::status);
+        if let Some(ipam) = &mut ipam {
+            // The mesh knows the nicknames of those who have not gossiped of addresses yet.
+            let peers = &status.mesh.peers;
+            ipam.name_owners(|owner| {
+                let peer = peers.iter().find(|peer| peer.name == owner)?;
+                Some(peer.nickname.clone())
+            });
+        }
         Ok(Report {
-            ipam: self.services.ipam.as_ref().map(Ipam::status),
+            ipam,
             ..Report::new(&facts, &status, SystemTime::now())
         })
     }
@@ -190,15 +199,13 @@ async fn show(State(admin): State<Arc<Admin>>, text: fn(&Report) -> String) -> R
 
 /// As in the original, which fails to fill in its template if there is no allocation.
 async fn show_ipam(State(admin): State<Arc<Admin>>) -> Response {
-    match &admin.services.ipam {
-        Some(ipam) => {
-            let text = text::ipam(&ipam.status());
-            if admin.ready.load(Ordering::Relaxed) {
-                text.into_response()
-            } else {
-                (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
-            }
-        }
+    let report = match admin.report().await {
+        Ok(report) => report,
+        Err(error) => return error.into_response(),
+    };
+    match &report.ipam {
+        Some(ipam) if report.ready => text::ipam(ipam).into_response(),
+        Some(ipam) => (StatusCode::SERVICE_UNAVAILABLE, text::ipam(ipam)).into_response(),
         None => internal_error("error during template execution"),
     }
 }

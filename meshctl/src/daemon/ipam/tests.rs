@@ -3,6 +3,8 @@
 use std::io;
 
 use ipam::allocator::Init;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use tempfile::tempdir;
 
 use super::testing::{begin, cidr, config};
@@ -217,4 +219,51 @@ async fn a_ring_that_is_none_is_not_replaced_by_a_new_one() {
     let error = Ipam::begin(alone(), &store).unwrap_err().to_string();
     assert!(error.contains("data.redb is damaged"), "{error}");
     assert!(error.contains("move it away"), "{error}");
+}
+
+/// Damage to the file is found, or harmless; in no case there is another ring than before.
+#[tokio::test]
+async fn damage_is_never_taken_for_a_state() {
+    let seed = std::env::var("MESHCTL_SEED").map_or(2026, |seed| seed.parse().unwrap());
+    println!("MESHCTL_SEED={seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let directory = tempdir().unwrap();
+    let ipam = begin(directory.path(), alone());
+    for index in 0..50 {
+        let ident = format!("container-{index}");
+        ipam.allocate(&ident, None, true).await.unwrap();
+    }
+    end(ipam).await;
+    let prefix = directory.path().join("");
+    let saved = {
+        let store = Store::open(&prefix).unwrap();
+        store.check().unwrap();
+        disk::load(&store).unwrap()
+    };
+    let file = directory.path().join("data.redb");
+    let whole = std::fs::read(&file).unwrap();
+    let mut found = 0;
+    for _ in 0..100 {
+        let mut bytes = whole.clone();
+        for _ in 0..rng.random_range(1..2000) {
+            let at = rng.random_range(0..bytes.len());
+            bytes[at] ^= 1 << rng.random_range(0..8);
+        }
+        // Another file, as the old one may be locked for good by what panicked.
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&file, &bytes).unwrap();
+        let read = || -> Result<_, StoreError> {
+            let store = Store::open(&prefix)?;
+            store.check()?;
+            disk::load(&store)
+        };
+        match read() {
+            Ok(read) => assert_eq!(read, saved),
+            Err(error) => {
+                found += 1;
+                assert!(error.to_string().contains("data.redb"), "{error}");
+            }
+        }
+    }
+    assert!(found > 20, "{found}");
 }
