@@ -22,12 +22,14 @@ use thiserror::Error;
 
 pub use addresses::Route;
 pub use cidr::{BadCidr, Cidr};
+pub use watch::Watch;
 
 mod addresses;
 mod cidr;
 mod sysctl;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 /// Largest MTU of the overlay's bridge, and what it gets if nothing else is asked for: the overlay
 /// finds the MTU of each path itself and tells senders, so the bridge must not be in the way.
