@@ -20,6 +20,7 @@ use router::LinkId;
 use router::crypto::secretbox;
 use router::crypto::session::{KeyPair, Password, SessionKey};
 use router::dataplane::{Command, DataPlane, Event, LinkConfig};
+use router::offload::Offload;
 use router::switch::Switch;
 use router::topology::{Peers, Routes};
 use router::wire::ethernet::Frame;
@@ -137,7 +138,7 @@ impl Chain {
         let last = count - 1;
         let back = frame(mac(u8::try_from(last).unwrap(), 1), MacAddr::BROADCAST, 64);
         for (index, frame) in [(0, start), (last, back)] {
-            chain.engines[index].handle_frame(&frame, now);
+            chain.engines[index].handle_frame(&frame, &Offload::NONE, now);
             chain.engines[index].flush();
             while chain.step() > 0 {}
         }
@@ -157,7 +158,7 @@ impl Chain {
     /// Takes a batch of frames at the first engine, and counts those that come out.
     fn carry(&mut self, frames: &[Vec<u8>]) -> usize {
         for frame in frames {
-            self.engines[0].handle_frame(frame, self.now);
+            self.engines[0].handle_frame(frame, &Offload::NONE, self.now);
         }
         self.engines[0].flush();
         let mut delivered = 0;
@@ -216,8 +217,8 @@ impl Chain {
         for (from, to, bytes) in &mut self.wire[..self.used] {
             let index = usize::from(to.port() - 6783);
             let engine = &mut self.engines[index];
-            for range in engine.handle_datagram(address(*from), bytes, self.now) {
-                black_box(&bytes[range.clone()]);
+            for delivery in engine.handle_datagram(address(*from), bytes, self.now) {
+                black_box(&bytes[delivery.range.clone()]);
                 delivered += 1;
             }
             sent += 1;

@@ -103,6 +103,9 @@ pub const ANSWER_QUEUE_LEN: usize = 256;
 /// Frames taken from the TAP device, or datagrams from the socket, before the other side gets its
 /// turn: long enough to make batches, short enough for latency.
 pub const BATCH_LEN: usize = 64;
+/// Bytes in frames taken from the TAP device before the other side gets its turn: a few frames of
+/// the greatest length.
+pub const BATCH_BYTES: usize = 256 * 1024;
 /// Dials under way at once; further targets wait for one of them to end. Bounds sockets and
 /// handshakes when many addresses fall due together.
 pub const MAX_DIALS: usize = 64;

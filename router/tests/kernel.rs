@@ -8,15 +8,21 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use etherparse::PacketBuilder;
 use host::netlink::{BRIDGE_MTU, Netlink};
 use host::netns::{Netns, name_for};
 use proto::PeerName;
 use router::constants::{CONN_LIMIT, PORT};
 use router::crypto::session::Password;
-use router::io::tap::{MAX_FRAME_LEN, Tap, TapDevice, TapError};
+use router::io::tap::{
+    self, Choice, MAX_FRAME_LEN, OffloadTap, Offloads, PlainTap, TapDevice, TapError,
+};
 use router::io::udp::{Run, Sent, UdpSocket};
 use router::io::{Router, RouterConfig};
 use router::mesh::MeshConfig;
+use router::offload::coalesce::Joined;
+use router::offload::segment::{Segments, Wanted};
+use router::offload::{Checksum, Gso, GsoKind, Offload};
 use router::wire::intro::Versions;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -132,7 +138,7 @@ fn too_long_for_the_path_tells_the_mtu_and_the_rest_still_goes() {
         while lens.iter().sum::<usize>() < 1472 + 100 + 14_720 + 6100 + 60_000 {
             wait_readable(&receiver);
             receiver
-                .receive(|_, datagram| lens.push(datagram.len()))
+                .receive(|_, datagram, _| lens.push(datagram.len()))
                 .unwrap();
         }
         let mut expected = vec![1472, 100];
@@ -142,68 +148,197 @@ fn too_long_for_the_path_tells_the_mtu_and_the_rest_still_goes() {
     });
 }
 
+/// A device of either kind.
+fn tap(name: &str, choice: Choice) -> Box<dyn TapDevice> {
+    tap::open(name, choice).unwrap().device
+}
+
+/// A bridge as wide as can be, with these ports.
+async fn bridge(netlink: &Netlink, ports: &[&str]) {
+    netlink.ensure_bridge("br", None, None).await.unwrap();
+    netlink.set_up("br").await.unwrap();
+    // As the original leaves it. What is longer than a port takes would get lost in silence.
+    netlink.set_mtu("br", 65535).await.unwrap();
+    for port in ports {
+        netlink.add_port("br", port).await.unwrap();
+        for device in [*port, "br"] {
+            assert_eq!(netlink.existing(device).await.unwrap().mtu, BRIDGE_MTU);
+        }
+    }
+}
+
+/// The next frame of an EtherType. The kernel's own, such as IPv6 neighbour discovery, come along.
+fn next_frame(tap: &mut dyn TapDevice, ether_type: [u8; 2]) -> (Vec<u8>, Offload) {
+    let mut buffer = vec![0; MAX_FRAME_LEN];
+    loop {
+        wait_readable(tap.fd());
+        let (len, offload) = tap.read(&mut buffer).unwrap();
+        if buffer[12..14] == ether_type {
+            return (buffer[..len].to_vec(), offload);
+        }
+    }
+}
+
 #[test]
 fn frames_cross_a_bridge_between_two_taps() {
-    isolated("tap", async |netlink: Netlink| {
-        let mut left = Tap::open("left").unwrap();
-        let mut right = Tap::open("fifteen-letters").unwrap();
-        assert_eq!((left.name(), right.name()), ("left", "fifteen-letters"));
-        netlink.ensure_bridge("br", None, None).await.unwrap();
-        netlink.set_up("br").await.unwrap();
-        // As the original leaves it. What is longer than a port takes would get lost in silence.
-        netlink.set_mtu("br", 65535).await.unwrap();
-        for port in ["left", "fifteen-letters"] {
-            netlink.add_port("br", port).await.unwrap();
-            for device in [port, "br"] {
-                assert_eq!(netlink.existing(device).await.unwrap().mtu, BRIDGE_MTU);
+    let kinds = [Choice::Plain, Choice::Offload];
+    for (number, (one, other)) in kinds
+        .into_iter()
+        .flat_map(|one| kinds.map(|other| (one, other)))
+        .enumerate()
+    {
+        isolated(&format!("tap{number}"), async |netlink: Netlink| {
+            let mut left = tap("left", one);
+            let mut right = tap("fifteen-letters", other);
+            assert_eq!((left.name(), right.name()), ("left", "fifteen-letters"));
+            bridge(&netlink, &["left", "fifteen-letters"]).await;
+            for len in [60, 1514, BRIDGE_MTU as usize + 14] {
+                // Experimental EtherType, so that nobody but the bridge takes an interest.
+                let mut frame = vec![0x5a; len];
+                frame[..12]
+                    .copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 9]);
+                frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+                left.write_frame(&frame).unwrap();
+                let got = next_frame(&mut *right, [0x88, 0xb5]);
+                assert!(got == (frame, Offload::NONE), "{len} bytes changed");
             }
-        }
-        for len in [60, 1514, BRIDGE_MTU as usize + 14] {
-            // Experimental EtherType, so that nobody but the bridge takes an interest.
-            let mut frame = vec![0x5a; len];
-            frame[..12].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 9]);
-            frame[12..14].copy_from_slice(&[0x88, 0xb5]);
-            left.write(&frame).unwrap();
-            let mut buffer = vec![0; MAX_FRAME_LEN];
-            // The kernel's own frames, such as IPv6 neighbour discovery, come along.
-            loop {
-                wait_readable(right.fd());
-                let read = right.read(&mut buffer).unwrap();
-                if buffer[12..14] == [0x88, 0xb5] {
-                    assert!(
-                        buffer[..read] == frame[..],
-                        "{read} of {len} bytes, or changed"
-                    );
-                    break;
-                }
+            let mut buffer = [0; 64];
+            while let Ok((len, _)) = right.read(&mut buffer) {
+                assert!(len > 0);
             }
+            let empty = right.read(&mut buffer).unwrap_err();
+            assert_eq!(empty.kind(), std::io::ErrorKind::WouldBlock);
+        });
+    }
+}
+
+/// TCP over IPv4, or UDP over IPv6, with much payload under one header.
+fn super_frame(is_udp: bool) -> (Vec<u8>, Offload) {
+    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], [0xff; 6]);
+    let payload: Vec<u8> = (0..=250).cycle().take(30_000).collect();
+    let mut frame = Vec::new();
+    if is_udp {
+        let builder = builder.ipv6([0xfd; 16], [0xfc; 16], 64);
+        builder.udp(1, 2).write(&mut frame, &payload).unwrap();
+    } else {
+        let builder = builder.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+        let builder = builder.tcp(1, 2, 3, 4).ack(5).psh();
+        builder.write(&mut frame, &payload).unwrap();
+    }
+    let gso = Gso {
+        kind: if is_udp { GsoKind::Udp } else { GsoKind::Tcp4 },
+        size: 1000,
+        ecn: false,
+    };
+    // The first piece, left open, is what the head of the whole looks like but for its length.
+    let offload = Offload {
+        checksum: Checksum::Complete,
+        gso: Some(gso),
+    };
+    let whole = Offload {
+        gso: Some(Gso {
+            size: u16::MAX,
+            ..gso
+        }),
+        ..offload
+    };
+    let mut pieces = Segments::new(&frame, &whole, Wanted::AsIs).unwrap();
+    let piece = pieces.next().unwrap();
+    let offload = Offload {
+        checksum: piece.checksum,
+        ..offload
+    };
+    (piece.to_vec(), offload)
+}
+
+/// What one device with offloads writes in one piece another reads so, and a plain one in segments
+/// with their checksums right; and the kernel's segments are ours.
+#[test]
+fn super_frames_cross_a_bridge() {
+    isolated("super", async |netlink: Netlink| {
+        let mut left = tap("left", Choice::Offload);
+        let mut right = tap("right", Choice::Offload);
+        let mut plain = tap("plain", Choice::Plain);
+        bridge(&netlink, &["left", "right", "plain"]).await;
+        for is_udp in [false, true] {
+            if is_udp && right.offloads() != Offloads::TcpAndUdp {
+                eprintln!("skipped: the kernel has no segmentation of UDP for TAP devices");
+                continue;
+            }
+            let (frame, offload) = super_frame(is_udp);
+            let ether_type = [frame[12], frame[13]];
+            let header_len = if is_udp { 14 + 40 + 8 } else { 14 + 20 + 20 };
+            // In two parts, as joined frames are.
+            let joined = Joined {
+                offload,
+                header_len,
+                parts: &[0..1054, 1054..frame.len()],
+            };
+            left.write(&frame, &joined).unwrap();
+            let got = next_frame(&mut *right, ether_type);
+            assert!(got == (frame.clone(), offload), "{:?}", got.1);
+            let mut pieces = Segments::new(&frame, &offload, Wanted::Complete).unwrap();
+            let mut count = 0;
+            while let Some(piece) = pieces.next() {
+                let got = next_frame(&mut *plain, ether_type);
+                assert!(got == (piece.to_vec(), Offload::NONE), "piece {count}");
+                count += 1;
+            }
+            assert_eq!(count, 30);
         }
-        let mut buffer = [0; 64];
-        while let Ok(len) = right.read(&mut buffer) {
-            assert!(len > 0);
+    });
+}
+
+/// Offloads belong to the device, which may outlive its user.
+#[test]
+fn plain_tap_takes_back_the_offloads_of_its_last_user() {
+    isolated("reset", async |netlink: Netlink| {
+        let made = std::process::Command::new("ip")
+            .args(["tuntap", "add", "dev", "kept", "mode", "tap"])
+            .status();
+        assert!(made.unwrap().success());
+        drop(OffloadTap::open("kept").unwrap());
+        let mut kept = PlainTap::open("kept").unwrap();
+        let mut left = tap("left", Choice::Offload);
+        bridge(&netlink, &["kept", "left"]).await;
+        let (frame, offload) = super_frame(false);
+        let whole = 0..frame.len();
+        let joined = Joined {
+            offload,
+            header_len: 54,
+            parts: std::slice::from_ref(&whole),
+        };
+        left.write(&frame, &joined).unwrap();
+        let mut pieces = Segments::new(&frame, &offload, Wanted::Complete).unwrap();
+        while let Some(piece) = pieces.next() {
+            let (got, _) = next_frame(&mut kept, [8, 0]);
+            assert!(got == piece.to_vec());
         }
-        let empty = right.read(&mut buffer).unwrap_err();
-        assert_eq!(empty.kind(), std::io::ErrorKind::WouldBlock);
     });
 }
 
 #[test]
 fn tap_that_cannot_be_had_is_explained() {
     isolated("badtap", async |netlink: Netlink| {
-        let _held = Tap::open("held").unwrap();
-        let busy = Tap::open("held").unwrap_err();
+        let _held = PlainTap::open("held").unwrap();
+        let busy = PlainTap::open("held").unwrap_err();
         assert!(
             matches!(&busy, TapError::Busy(name) if name == "held"),
             "{busy}"
         );
         netlink.add_veth("veth", "peer").await.unwrap();
-        let other = Tap::open("veth").unwrap_err();
+        let other = PlainTap::open("veth").unwrap_err();
         assert!(matches!(&other, TapError::NotATap(_)), "{other}");
         for name in ["", "sixteen-letters-", "tap%d", "a b", "a/b"] {
             assert!(
-                matches!(Tap::open(name), Err(TapError::BadName(_))),
+                matches!(PlainTap::open(name), Err(TapError::BadName(_))),
                 "{name:?}"
             );
+        }
+        // The same words whatever was asked for first.
+        for (name, expected) in [("held", &busy), ("veth", &other)] {
+            let error = tap::open(name, Choice::Auto).err().unwrap();
+            assert_eq!(error.to_string(), expected.to_string());
         }
     });
 }
@@ -211,12 +346,12 @@ fn tap_that_cannot_be_had_is_explained() {
 #[test]
 fn deleted_or_downed_tap_is_noticed() {
     isolated("gone", async |netlink: Netlink| {
-        let mut tap = Tap::open("tap").unwrap();
+        let mut tap = PlainTap::open("tap").unwrap();
         let frame = [0xff; 60];
-        let down = tap.write(&frame).unwrap_err();
+        let down = tap.write_frame(&frame).unwrap_err();
         assert_eq!(down.raw_os_error(), Some(libc::EIO), "{down}");
         netlink.set_up("tap").await.unwrap();
-        tap.write(&frame).unwrap();
+        tap.write_frame(&frame).unwrap();
         netlink.delete_link("tap").await.unwrap();
         let fd = tap.fd();
         let mut fds = [PollFd::new(&fd, PollFlags::IN)];
@@ -228,7 +363,7 @@ fn deleted_or_downed_tap_is_noticed() {
         assert_eq!(fds[0].revents(), PollFlags::ERR);
         let gone = [
             tap.read(&mut [0; 64]).unwrap_err(),
-            tap.write(&frame).unwrap_err(),
+            tap.write_frame(&frame).unwrap_err(),
         ];
         assert!(
             gone.iter()
@@ -245,6 +380,13 @@ const TRANSFER_LEN: usize = 8 << 20;
 /// bridges: TCP from bridge to bridge finds out how long its segments may be, and goes on.
 #[test]
 fn tcp_crosses_two_routers() {
+    tcp_crosses(Choice::Offload, Choice::Offload);
+    tcp_crosses(Choice::Offload, Choice::Plain);
+    tcp_crosses(Choice::Plain, Choice::Offload);
+    tcp_crosses(Choice::Plain, Choice::Plain);
+}
+
+fn tcp_crosses(left_kind: Choice, right_kind: Choice) {
     let (Some(left), Some(right)) = (namespace("left"), namespace("right")) else {
         return;
     };
@@ -261,7 +403,7 @@ fn tcp_crosses_two_routers() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             inside(&left, async |netlink: Netlink| {
-                let router = host(&netlink, 1).await;
+                let router = host(&netlink, 1, left_kind).await;
                 let listener = TcpListener::bind("10.9.0.1:1234").await.unwrap();
                 left_ready.send(()).unwrap();
                 let (mut stream, _) = patiently(listener.accept()).await.unwrap();
@@ -276,7 +418,7 @@ fn tcp_crosses_two_routers() {
             });
         });
         inside(&right, async |netlink: Netlink| {
-            let router = host(&netlink, 2).await;
+            let router = host(&netlink, 2, right_kind).await;
             patiently(right_waits).await.unwrap();
             let handle = router.handle();
             handle
@@ -294,9 +436,8 @@ fn tcp_crosses_two_routers() {
             assert!(echo == sent, "changed on the way");
 
             let status = handle.status().await.unwrap();
-            let [link] = status.data.links.as_slice() else {
-                panic!("{status:#?}");
-            };
+            assert_eq!(status.data.links.len(), 1, "{status:#?}");
+            let link = &status.data.links[0];
             // 1400 less the headers: IP, UDP, sealed packet, record, Ethernet.
             assert_eq!(
                 (link.mtu, link.encrypted, link.fragments),
@@ -315,7 +456,7 @@ async fn patiently<T>(work: impl Future<Output = T>) -> T {
 }
 
 /// A host with an underlay address, a bridge with an address, and a router.
-async fn host(netlink: &Netlink, number: u8) -> Router {
+async fn host(netlink: &Netlink, number: u8, kind: Choice) -> Router {
     netlink.set_mtu("eth0", 1400).await.unwrap();
     netlink.ensure_bridge("weave", None, None).await.unwrap();
     let address = |text: String| text.parse().unwrap();
@@ -330,7 +471,7 @@ async fn host(netlink: &Netlink, number: u8) -> Router {
     for device in ["lo", "eth0", "weave"] {
         netlink.set_up(device).await.unwrap();
     }
-    let tap = Tap::open("tap").unwrap();
+    let tap = tap("tap", kind);
     netlink.add_port("weave", "tap").await.unwrap();
     let config = RouterConfig {
         mesh: MeshConfig {
@@ -345,7 +486,7 @@ async fn host(netlink: &Netlink, number: u8) -> Router {
             trusted_subnets: Vec::new(),
         },
         bind: Ipv4Addr::UNSPECIFIED,
-        device: Some(Box::new(tap)),
+        device: Some(tap),
         channels: Vec::new(),
         seed: [number; 32],
     };

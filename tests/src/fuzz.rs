@@ -20,6 +20,7 @@ use router::connection::{Connection, ConnectionEvent, Local, Role};
 use router::crypto::session::Password;
 use router::dataplane::{Command, DataPlane, Event, LinkConfig, OverlayControl};
 use router::mesh::{Mesh, MeshConfig, Output};
+use router::offload::Offload;
 use router::topology::{Peers, Routes};
 use router::wire::control::{ControlForm, GossipKind, GossipMessage, Message};
 use router::wire::ethernet::Frame;
@@ -358,10 +359,10 @@ pub fn dataplane(data: &[u8]) {
         datagram.extend_from_slice(data);
         let len = datagram.len();
         for frame in engine.handle_datagram(from, &mut datagram, now) {
-            assert!(frame.end <= len);
+            assert!(frame.range.end <= len);
         }
     }
-    engine.handle_frame(data, now);
+    engine.handle_frame(data, &Offload::NONE, now);
     if let Some((tag, body)) = data.split_first() {
         let control = OverlayControl {
             index: 0,

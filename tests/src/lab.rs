@@ -20,7 +20,7 @@ use host::netns::{self, Netns};
 use host::probe::{self, Amount, Transferred};
 use host::stage::{self, INTERFACE, Place, Switch};
 use proto::MacAddr;
-use router::io::tap::Tap;
+use router::io::tap::PlainTap;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -141,7 +141,13 @@ impl Lab {
                 .runtime
                 .block_on(Place::new(TAG, &lab.host_label(number)));
             let place = made.unwrap();
-            devices.push(place.netns.run(|| Tap::open(INTERFACE)).unwrap().unwrap());
+            devices.push(
+                place
+                    .netns
+                    .run(|| PlainTap::open(INTERFACE))
+                    .unwrap()
+                    .unwrap(),
+            );
             lab.runtime.block_on(async {
                 place
                     .net

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use router::io::tap::{MAX_FRAME_LEN, Tap, TapDevice};
+use router::io::tap::{MAX_FRAME_LEN, PlainTap, TapDevice};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Longest time without a look at whether it is over, and at what the weather is like.
@@ -68,7 +68,7 @@ pub struct Sky {
 
 impl Sky {
     /// Joins these devices, which are those of hosts 1, 2, and so on.
-    pub fn new(devices: Vec<Tap>, seed: u64) -> Self {
+    pub fn new(devices: Vec<PlainTap>, seed: u64) -> Self {
         let weather = Arc::new(Mutex::new(Some(Weather::default())));
         let carrier = Carrier {
             devices,
@@ -109,7 +109,7 @@ type Flight = (Instant, u64, usize, Vec<u8>);
 
 /// The thread's own.
 struct Carrier {
-    devices: Vec<Tap>,
+    devices: Vec<PlainTap>,
     rng: StdRng,
     /// The next to arrive on top.
     airborne: BinaryHeap<Reverse<Flight>>,
@@ -131,7 +131,7 @@ impl Carrier {
             for host in 0..self.devices.len() {
                 for _ in 0..BATCH {
                     match self.devices[host].read(&mut buffer) {
-                        Ok(len) => self.take(host, &buffer[..len], &weather),
+                        Ok((len, _)) => self.take(host, &buffer[..len], &weather),
                         Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                         // The host is gone, or not there yet.
                         Err(_) => break,
@@ -204,7 +204,7 @@ impl Carrier {
                 return;
             };
             // A host whose queue is full loses it.
-            _ = self.devices[to].write(&frame);
+            _ = self.devices[to].write_frame(&frame);
         }
     }
 }

@@ -14,7 +14,7 @@ use host::netlink::Netlink;
 use proto::{PeerName, PeerUid};
 use rand::TryRng as _;
 use rand::rngs::SysRng;
-use router::io::tap::{Tap, TapDevice};
+use router::io::tap::{self, TapDevice};
 use router::io::{Router, RouterConfig, RouterHandle};
 use router::mesh::MeshConfig;
 use router::overlay::negotiate::SUPPORTED;
@@ -33,6 +33,7 @@ use super::control::Control as _;
 use super::identity::Sources;
 use super::ipam::{self, Ipam, PreClaim};
 use super::peers::{self, Beginning, Keeper};
+use super::ports::Ports;
 use super::store::Store;
 use super::{bridge, identity, log, migrate, notify};
 use crate::cli::to_json;
@@ -96,7 +97,7 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
     };
     let (device, tap) = match &config.bridge {
         Some(name) => {
-            let (device, tap) = Underside::make(name, identity.name, config.mtu).await?;
+            let (device, tap) = Underside::make(name, identity.name, &config).await?;
             (Some(device), Some(tap))
         }
         None => (None, None),
@@ -135,6 +136,9 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
     let admin = Admin::new(control.clone(), services.clone(), facts, stop);
     let end = CancellationToken::new();
     let serving = listeners.serve(&admin, &nickname, &end);
+    if let (Some(device), true) = (&device, config.port_gro) {
+        tokio::spawn(device.ports().run(end.clone()));
+    }
     admin.set_ready(true);
     tracing::info!("ready");
     notify::ready();
@@ -326,7 +330,7 @@ async fn hand_over(ipam: &Ipam, router: &RouterHandle) {
 fn start(
     config: &mut Config,
     (name, nickname): (PeerName, &str),
-    tap: Option<Tap>,
+    tap: Option<Box<dyn TapDevice>>,
     services: &Services,
     seed: [u8; 32],
 ) -> anyhow::Result<Router> {
@@ -347,7 +351,7 @@ fn start(
             trusted_subnets: std::mem::take(&mut config.trusted_subnets),
         },
         bind: config.bind,
-        device: tap.map(|tap| Box::new(tap) as Box<dyn TapDevice>),
+        device: tap,
         channels,
         seed,
     })?;
@@ -445,30 +449,49 @@ struct Underside {
     netlink: Netlink,
     bridge: String,
     tap: String,
+    description: String,
     peer: PeerName,
     mtu: Option<u32>,
 }
 
 impl Underside {
-    async fn make(bridge: &str, peer: PeerName, mtu: Option<u32>) -> anyhow::Result<(Self, Tap)> {
+    async fn make(
+        bridge: &str,
+        peer: PeerName,
+        config: &Config,
+    ) -> anyhow::Result<(Self, Box<dyn TapDevice>)> {
+        let mtu = config.mtu;
         let netlink = Netlink::current().context("cannot speak with the kernel")?;
         bridge::ensure(&netlink, bridge, peer, mtu).await?;
-        let tap = Tap::open(&bridge::tap_name(bridge))?;
+        let opened = tap::open(&bridge::tap_name(bridge), config.tap)?;
+        let tap = opened.device;
         let name = tap.name().to_owned();
+        let mut description = format!("{name} (via TAP, {}", tap.offloads().describe());
+        if let Some(reason) = opened.refused {
+            tracing::warn!("going on with plain frames, at a fraction of the speed: {reason}");
+            description.push_str(": ");
+            description.push_str(&reason);
+        }
+        description.push(')');
         netlink.add_port(bridge, &name).await?;
         let made = Self {
             netlink,
             bridge: bridge.to_owned(),
             tap: name,
+            description,
             peer,
             mtu,
         };
         Ok((made, tap))
     }
 
+    fn ports(&self) -> Ports {
+        Ports::new(self.netlink.clone(), self.bridge.clone())
+    }
+
     /// As the original names the device that it captures from.
     fn describe(&self) -> String {
-        format!("{} (via TAP)", self.tap)
+        self.description.clone()
     }
 
     /// Makes the bridge again if somebody has removed it.

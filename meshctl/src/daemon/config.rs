@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use ipam::allocator::Init;
 use ipam::range::Cidr;
 use router::crypto::session::Password;
+use router::io::tap::Choice;
 use router::mesh::Subnet;
 
 use super::identity::Sources;
@@ -42,6 +43,10 @@ pub struct Config {
     pub metrics: Address,
     /// Name of the bridge; `None`: there is none, nor a TAP device.
     pub bridge: Option<String>,
+    /// Kind of TAP device.
+    pub tap: Choice,
+    /// Whether frames of containers that leave no work to the TAP device are joined on its bridge.
+    pub port_gro: bool,
     /// MTU of the bridge, at most 65535; `None`: as large as its TAP device can have.
     pub mtu: Option<u32>,
     /// Subnets whose hosts are trusted.

@@ -17,7 +17,9 @@ mod log;
 mod metrics;
 pub mod migrate;
 mod notify;
+
 mod peers;
+mod ports;
 pub mod store;
 mod template;
 

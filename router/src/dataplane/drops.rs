@@ -49,6 +49,8 @@ reasons! {
     FragmentationNeeded = "fragmentation_needed",
     /// Too long for the link and not to be fragmented, in a flood: nobody is told.
     FloodTooBig = "flood_too_big",
+    /// From the local bridge, but not what its offload header says.
+    OffloadMismatch = "offload_mismatch",
     /// Does not fit a datagram of the link.
     TooBig = "too_big",
     /// More datagrams are ready than may wait.

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +11,7 @@ use super::links::{LinkIndex, Links};
 use super::{Command, DropReason, Event, Transmit};
 use crate::LinkId;
 use crate::constants::{INJECT_QUEUE_LEN, MAC_SWEEP};
+use crate::offload::{Checksum, Delivery, Offload};
 use crate::overlay::{Link, Outputs, OwnFrame, Refused, fragmentation_needed};
 use crate::status::{DataStatus, MacStatus, Traffic};
 use crate::switch::{Switch, Verdict};
@@ -41,7 +41,7 @@ pub struct DataPlane {
     links: Links,
     out: Outputs,
     /// Where the frames to deliver stand in the last datagram.
-    delivered: Vec<Range<usize>>,
+    delivered: Vec<Delivery>,
     /// Own frames for the local bridge.
     injected: VecDeque<OwnFrame>,
     /// The one handed out by the last `poll_frame`.
@@ -89,9 +89,10 @@ impl DataPlane {
         }
     }
 
-    /// A frame captured from the local bridge.
+    /// A frame captured from the local bridge, and what is left to do for it. A super-frame is one
+    /// frame to the switch; each overlay gets it as it can take it.
     #[inline]
-    pub fn handle_frame(&mut self, frame: &[u8], now: Instant) {
+    pub fn handle_frame(&mut self, frame: &[u8], offload: &Offload, now: Instant) {
         self.local.rx_frames += 1;
         self.local.rx_bytes += frame.len() as u64;
         let Ok(frame) = Frame::new_checked(frame) else {
@@ -103,8 +104,10 @@ impl DataPlane {
         }
         match self.switch.captured(&frame, now) {
             Verdict::Drop(reason) => self.out.drops.count(reason),
-            Verdict::Unicast(peer) => self.unicast((self.ours, peer), &frame, None, now),
-            Verdict::Flood => self.flood(self.ours, &frame, None),
+            Verdict::Unicast(peer) => {
+                self.unicast((self.ours, peer), &frame, offload, None, now);
+            }
+            Verdict::Flood => self.flood(self.ours, &frame, offload, None),
             Verdict::Deliver => {}
         }
     }
@@ -117,7 +120,7 @@ impl DataPlane {
         from: SocketAddr,
         datagram: &mut [u8],
         now: Instant,
-    ) -> &[Range<usize>] {
+    ) -> &[Delivery] {
         self.delivered.clear();
         if let Err(reason) = self.walk(from, datagram, now) {
             self.out.drops.count(reason);
@@ -230,7 +233,10 @@ impl DataPlane {
                 Ok(true) => {
                     self.local.tx_frames += 1;
                     self.local.tx_bytes += record.frame.len() as u64;
-                    self.delivered.push(record.range);
+                    self.delivered.push(Delivery {
+                        range: record.range,
+                        checksum: Checksum::Complete,
+                    });
                 }
                 Ok(false) => {}
                 Err(reason) => self.out.drops.count(reason),
@@ -266,7 +272,7 @@ impl DataPlane {
         }
         link.count_received(&frame);
         let peers = (record.origin, record.destination);
-        self.receive(peers, &frame, Some(index), now)
+        self.receive(peers, &frame, &Offload::NONE, Some(index), now)
     }
 
     /// A frame that came over the overlay, by the link `from`. Returns whether it goes to the
@@ -276,6 +282,7 @@ impl DataPlane {
         &mut self,
         (origin, destination): (PeerName, PeerName),
         frame: &Frame<'_>,
+        offload: &Offload,
         from: Option<LinkIndex>,
         now: Instant,
     ) -> Result<bool, DropReason> {
@@ -283,14 +290,14 @@ impl DataPlane {
             tracing::debug!(source = %frame.source(), "an own frame came back over the overlay");
         }
         if destination != self.ours {
-            self.unicast((origin, destination), frame, from, now);
+            self.unicast((origin, destination), frame, offload, from, now);
             return Ok(false);
         }
         match self.switch.arrived(origin, frame, now) {
             Verdict::Drop(reason) => Err(reason),
             Verdict::Deliver => Ok(true),
             Verdict::Flood | Verdict::Unicast(_) => {
-                self.flood(origin, frame, from);
+                self.flood(origin, frame, offload, from);
                 Ok(true)
             }
         }
@@ -303,6 +310,7 @@ impl DataPlane {
         &mut self,
         peers: (PeerName, PeerName),
         frame: &Frame<'_>,
+        offload: &Offload,
         from: Option<LinkIndex>,
         now: Instant,
     ) {
@@ -312,9 +320,14 @@ impl DataPlane {
             Some(hop) => match self.links.by_peer(hop) {
                 None => Err(Refused::Drop(DropReason::NoLink)),
                 index if index == from => Err(Refused::Drop(DropReason::SentBack)),
-                Some(index) => {
-                    Self::forward(&mut self.links, index, peers, frame, false, &mut self.out)
-                }
+                Some(index) => Self::forward(
+                    &mut self.links,
+                    index,
+                    peers,
+                    (frame, offload),
+                    false,
+                    &mut self.out,
+                ),
             },
         };
         match forwarded {
@@ -329,7 +342,13 @@ impl DataPlane {
 
     /// Sends a frame along the broadcast tree of its origin.
     #[inline]
-    fn flood(&mut self, origin: PeerName, frame: &Frame<'_>, from: Option<LinkIndex>) {
+    fn flood(
+        &mut self,
+        origin: PeerName,
+        frame: &Frame<'_>,
+        offload: &Offload,
+        from: Option<LinkIndex>,
+    ) {
         for &hop in self.routes.broadcast(origin) {
             let forwarded = match self.links.by_peer(hop) {
                 None => Err(Refused::Drop(DropReason::NoLink)),
@@ -338,7 +357,7 @@ impl DataPlane {
                     &mut self.links,
                     index,
                     (origin, hop),
-                    frame,
+                    (frame, offload),
                     true,
                     &mut self.out,
                 ),
@@ -356,7 +375,7 @@ impl DataPlane {
         links: &mut Links,
         index: LinkIndex,
         peers: (PeerName, PeerName),
-        frame: &Frame<'_>,
+        frame: (&Frame<'_>, &Offload),
         is_flood: bool,
         out: &mut Outputs,
     ) -> Result<(), Refused> {
@@ -386,7 +405,7 @@ impl DataPlane {
         let Ok(view) = Frame::new_checked(answer.bytes()) else {
             return;
         };
-        match self.receive((destination, origin), &view, None, now) {
+        match self.receive((destination, origin), &view, &Offload::NONE, None, now) {
             Ok(true) if self.injected.len() < INJECT_QUEUE_LEN => {
                 self.local.tx_frames += 1;
                 self.local.tx_bytes += answer.bytes().len() as u64;

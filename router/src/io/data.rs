@@ -22,11 +22,13 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
-use super::tap::{MAX_FRAME_LEN, TapDevice};
+use super::tap::{MAX_FRAME_LEN, Offloads, TapDevice};
 use super::tcp::describe;
 use super::udp::{Run, Sent, UdpSocket};
-use crate::constants::BATCH_LEN;
+use crate::constants::{BATCH_BYTES, BATCH_LEN};
 use crate::dataplane::{Command, DataPlane, Event};
+use crate::offload::coalesce::Coalescer;
+use crate::offload::{Delivery, checksum};
 use crate::status::DataStatus;
 
 #[cfg(test)]
@@ -70,6 +72,9 @@ pub(super) fn start(
     device: Option<Box<dyn TapDevice>>,
     socket: UdpSocket,
 ) -> io::Result<(DataThread, mpsc::Receiver<Report>)> {
+    let takes_udp = device
+        .as_ref()
+        .is_some_and(|device| device.offloads() == Offloads::TcpAndUdp);
     let (requests, requested) = mpsc::channel(QUEUE_LEN);
     let (reports, reported) = mpsc::channel(QUEUE_LEN);
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
@@ -85,6 +90,8 @@ pub(super) fn start(
         requests: requested,
         reports,
         frame: vec![0; MAX_FRAME_LEN].into_boxed_slice(),
+        deliveries: Vec::new(),
+        coalescer: Coalescer::new(takes_udp),
     };
     let thread = std::thread::Builder::new()
         .name("data".to_owned())
@@ -144,6 +151,9 @@ struct Worker {
     reports: mpsc::Sender<Report>,
     /// The frame just read.
     frame: Box<[u8]>,
+    /// Frames for the local bridge in the datagrams just received.
+    deliveries: Vec<Delivery>,
+    coalescer: Coalescer,
 }
 
 /// What the engine's output goes to.
@@ -163,6 +173,7 @@ struct Drops {
     send_failed: u64,
     receive_cut: u64,
     inject_failed: u64,
+    frame_unknown: u64,
 }
 
 /// What a sleep has found, or a batch has left.
@@ -268,18 +279,28 @@ impl Worker {
 
     /// Takes a batch of frames. Returns whether there may be more.
     fn take_frames(&mut self, now: Instant) -> bool {
+        let mut taken_len = 0;
         for _ in 0..BATCH_LEN {
             let Some(device) = &mut self.edge.device else {
                 return false;
             };
             match device.read(&mut self.frame) {
-                Ok(len) => {
+                Ok((len, offload)) => {
                     let frame = self.frame.get(..len).unwrap_or_default();
-                    self.engine.handle_frame(frame, now);
+                    self.engine.handle_frame(frame, &offload, now);
                     self.drain(now);
+                    // Super-frames fill a batch sooner.
+                    taken_len += len;
+                    if taken_len >= BATCH_BYTES {
+                        return true;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    tracing::debug!(%error, "cannot take a frame");
+                    self.edge.drops.frame_unknown += 1;
+                }
                 Err(error) => {
                     self.edge.lose_device(&error);
                     return false;
@@ -291,25 +312,22 @@ impl Worker {
 
     /// Takes a batch of datagrams. Returns whether there may be more.
     fn take_datagrams(&mut self, now: Instant) -> bool {
-        let Self { engine, edge, .. } = self;
-        let Edge {
-            device,
-            socket,
-            drops,
+        let Self {
+            engine,
+            edge,
+            deliveries,
+            coalescer,
             ..
-        } = edge;
-        let mut gone = None;
-        let received = socket.receive(|from, datagram| {
-            for range in engine.handle_datagram(SocketAddr::V4(from), datagram, now) {
-                let frame = datagram.get(range.clone()).unwrap_or_default();
-                if let Err(error) = inject(device, frame, drops) {
-                    gone = Some(error);
-                }
-            }
+        } = self;
+        deliveries.clear();
+        let received = edge.socket.receive(|from, datagram, at| {
+            let frames = engine.handle_datagram(SocketAddr::V4(from), datagram, now);
+            deliveries.extend(frames.iter().map(|frame| Delivery {
+                range: at + frame.range.start..at + frame.range.end,
+                checksum: frame.checksum,
+            }));
         });
-        if let Some(error) = gone {
-            self.edge.lose_device(&error);
-        }
+        edge.deliver(deliveries, coalescer);
         self.drain(now);
         match received {
             Ok(received) => {
@@ -353,9 +371,7 @@ impl Worker {
             }
             while let Some(frame) = self.engine.poll_frame() {
                 idle = false;
-                if let Err(error) = inject(&mut self.edge.device, frame, &mut self.edge.drops) {
-                    self.edge.lose_device(&error);
-                }
+                self.edge.inject(frame);
             }
             if idle {
                 return;
@@ -382,27 +398,6 @@ impl Worker {
     }
 }
 
-/// Hands a frame to the local bridge. Fails if the device is gone; lesser failures are counted.
-fn inject(
-    device: &mut Option<Box<dyn TapDevice>>,
-    frame: &[u8],
-    drops: &mut Drops,
-) -> io::Result<()> {
-    let Some(device) = device else {
-        return Ok(());
-    };
-    match device.write(frame) {
-        Ok(()) => Ok(()),
-        Err(error) if is_gone(&error) => Err(error),
-        Err(error) => {
-            // The device is down for now, or out of memory.
-            tracing::trace!(%error, "cannot inject a frame");
-            drops.inject_failed += 1;
-            Ok(())
-        }
-    }
-}
-
 /// Whether a TAP device will never work again, as when it was deleted.
 fn is_gone(error: &io::Error) -> bool {
     matches!(
@@ -412,6 +407,64 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 impl Edge {
+    /// Hands over what stands in the socket's buffers, in the form that the device takes.
+    fn deliver(&mut self, deliveries: &[Delivery], coalescer: &mut Coalescer) {
+        let Self {
+            device: Some(device),
+            socket,
+            drops,
+            ..
+        } = self
+        else {
+            return;
+        };
+        let buffers = socket.buffers();
+        let mut gone = None;
+        let mut note = |written: io::Result<()>| {
+            if let Err(error) = written {
+                if is_gone(&error) {
+                    gone = Some(error);
+                } else {
+                    // The device is down for now, or out of memory.
+                    tracing::trace!(%error, "cannot inject a frame");
+                    drops.inject_failed += 1;
+                }
+            }
+        };
+        if device.offloads() == Offloads::None {
+            for delivery in deliveries {
+                let Some(frame) = buffers.get_mut(delivery.range.clone()) else {
+                    continue;
+                };
+                // One whose field is not in the frame goes as it is, and will be refused.
+                checksum::complete(frame, delivery.checksum);
+                note(device.write_frame(frame));
+            }
+        } else {
+            coalescer.join(buffers, deliveries, |buffers, joined| {
+                note(device.write(buffers, joined));
+            });
+        }
+        if let Some(error) = gone {
+            self.lose_device(&error);
+        }
+    }
+
+    /// Hands over a frame of our own.
+    fn inject(&mut self, frame: &[u8]) {
+        let Some(device) = &mut self.device else {
+            return;
+        };
+        match device.write_frame(frame) {
+            Ok(()) => {}
+            Err(error) if is_gone(&error) => self.lose_device(&error),
+            Err(error) => {
+                tracing::trace!(%error, "cannot inject a frame");
+                self.drops.inject_failed += 1;
+            }
+        }
+    }
+
     fn lose_device(&mut self, error: &io::Error) {
         if let Some(device) = self.device.take() {
             let name = device.name();
@@ -430,13 +483,14 @@ impl Drops {
         self.send_failed += sent.failed;
     }
 
-    fn named(&self) -> [(&'static str, u64); 5] {
+    fn named(&self) -> [(&'static str, u64); 6] {
         [
             ("too_long_for_path", self.too_long_for_path),
             ("send_congested", self.send_congested),
             ("send_failed", self.send_failed),
             ("receive_cut", self.receive_cut),
             ("inject_failed", self.inject_failed),
+            ("frame_unknown", self.frame_unknown),
         ]
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::time::timeout;
 
-use super::tap::{MAX_FRAME_LEN, TapDevice};
+use super::tap::{MAX_FRAME_LEN, Offloads, TapDevice};
+use crate::offload::Offload;
+use crate::offload::coalesce::Joined;
 
 /// When a test gives up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,15 +27,21 @@ impl TapDevice for FakeTap {
         self.0.as_fd()
     }
 
-    fn read(&mut self, frame: &mut [u8]) -> io::Result<usize> {
+    fn offloads(&self) -> Offloads {
+        Offloads::None
+    }
+
+    fn read(&mut self, frame: &mut [u8]) -> io::Result<(usize, Offload)> {
         match self.0.recv(frame)? {
             // What the test sends to say that the device is gone.
             0 => Err(io::Error::from_raw_os_error(libc::EBADFD)),
-            len => Ok(len),
+            len => Ok((len, Offload::NONE)),
         }
     }
 
-    fn write(&mut self, frame: &[u8]) -> io::Result<()> {
+    fn write(&mut self, buffer: &[u8], frame: &Joined<'_>) -> io::Result<()> {
+        assert_eq!((frame.offload, frame.parts.len()), (Offload::NONE, 1));
+        let frame = &buffer[frame.parts[0].clone()];
         // A socket pair holds a few frames only, and a real device takes any number.
         loop {
             match self.0.send(frame) {

@@ -135,19 +135,26 @@ impl UdpSocket {
         self.address
     }
 
-    /// Takes what has arrived, up to a batch, and shows each datagram and its sender to `handle`.
+    /// Takes what has arrived, up to a batch, and shows to `handle` each datagram, its sender and
+    /// where it stands in [`buffers`](Self::buffers).
     pub fn receive(
         &mut self,
-        mut handle: impl FnMut(SocketAddrV4, &mut [u8]),
+        mut handle: impl FnMut(SocketAddrV4, &mut [u8], usize),
     ) -> io::Result<Received> {
         let mut received = Received::default();
-        let show = |from: Option<SocketAddrV4>, bytes: &mut [u8], segment_len: usize| match from {
-            Some(from) => {
-                for datagram in bytes.chunks_mut(segment_len.max(1)) {
-                    handle(from, datagram);
-                }
+        let mut place = 0;
+        let show = |from: Option<SocketAddrV4>, bytes: &mut [u8], segment_len: usize| {
+            let mut at = place;
+            place += sys::RECEIVE_LEN;
+            let Some(from) = from else {
+                received.dropped += 1;
+                return;
+            };
+            for datagram in bytes.chunks_mut(segment_len.max(1)) {
+                let len = datagram.len();
+                handle(from, datagram, at);
+                at += len;
             }
-            None => received.dropped += 1,
         };
         match sys::receive(self.socket.as_fd(), &mut self.buffers, show) {
             Ok(messages) => {
@@ -158,6 +165,11 @@ impl UdpSocket {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(received),
             Err(error) => Err(error),
         }
+    }
+
+    /// What the last [`receive`](Self::receive) has left, with all that its `handle` did to it.
+    pub fn buffers(&mut self) -> &mut [u8] {
+        &mut self.buffers
     }
 
     /// Sends a run, and does not give up on the rest when a part of it fails.

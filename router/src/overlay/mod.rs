@@ -8,6 +8,7 @@
 //! Source: Weave data plane, section 3.
 
 mod aggregate;
+mod envelope;
 mod fragment;
 pub mod negotiate;
 mod outbox;
@@ -23,6 +24,7 @@ use proto::PeerName;
 use crate::LinkId;
 use crate::constants::ANSWER_QUEUE_LEN;
 use crate::dataplane::{DropReason, Drops, Event, LinkConfig, LinkError, OverlayControl};
+use crate::offload::{Offload, Piece};
 use crate::status::{LinkStatus, Traffic};
 use crate::wire::ethernet::Frame;
 use crate::wire::sleeve::Special;
@@ -63,6 +65,23 @@ pub(crate) enum Refused {
         /// Overlay MTU of the link.
         mtu: u16,
     },
+}
+
+/// What a forwarder has taken of a frame.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Taken {
+    /// Frames of at most one packet.
+    pub(crate) frames: u64,
+    /// Bytes in them.
+    pub(crate) bytes: u64,
+}
+
+impl Taken {
+    #[inline]
+    pub(crate) const fn count(&mut self, piece: &Piece<'_>) {
+        self.frames += 1;
+        self.bytes += piece.len() as u64;
+    }
 }
 
 /// A way to the neighbour.
@@ -222,7 +241,7 @@ impl Link {
     pub(crate) fn forward(
         &mut self,
         peers: (PeerName, PeerName),
-        frame: &Frame<'_>,
+        frame: (&Frame<'_>, &Offload),
         is_flood: bool,
         out: &mut Outputs,
     ) -> Result<(), Refused> {
@@ -244,10 +263,10 @@ impl Link {
         let Some(sleeve) = fallback else {
             return Err(Refused::Drop(DropReason::NoLink));
         };
-        sleeve.forward(peers, frame, is_flood, out)?;
-        self.traffic.tx_frames += 1;
-        self.traffic.tx_bytes += frame.bytes().len() as u64;
-        Ok(())
+        let (result, sent) = sleeve.forward(peers, frame, is_flood, out);
+        self.traffic.tx_frames += sent.frames;
+        self.traffic.tx_bytes += sent.bytes;
+        result
     }
 
     /// Seals what waits for more, and queues it.

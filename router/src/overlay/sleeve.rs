@@ -23,16 +23,19 @@ use std::time::Instant;
 
 use proto::{ConnectionUid, PeerName};
 
-use super::aggregate::{Envelope, Lane, Limits};
+use super::aggregate::{Lane, Limits, Packets as _};
+use super::envelope::Envelope;
 use super::fragment::fragment;
 use super::pmtu::{Action, Pmtu};
-use super::{Outputs, Refused};
+use super::{Outputs, Refused, Taken};
 use crate::LinkId;
 use crate::constants::{
     FAST_HEARTBEAT, FRAG_TEST_INTERVAL, HEARTBEAT_TIMEOUT, MAX_UDP_PAYLOAD, SLOW_HEARTBEAT,
 };
 use crate::crypto::replay::ReplayWindow;
 use crate::dataplane::{DropReason, Event, LinkConfig, LinkError, OverlayControl};
+use crate::offload::Offload;
+use crate::offload::segment::{Segments, Wanted};
 use crate::status::LinkStatus;
 use crate::wire::ethernet::{Frame, HEADER_LEN};
 use crate::wire::sleeve::{FRAGMENTATION_TEST_LEN, HEARTBEAT_LEN, MTU_PROBE_LEN, Special};
@@ -260,15 +263,34 @@ impl Sleeve {
     pub(crate) fn forward(
         &mut self,
         peers: (PeerName, PeerName),
-        frame: &Frame<'_>,
+        (frame, offload): (&Frame<'_>, &Offload),
         is_flood: bool,
+        out: &mut Outputs,
+    ) -> (Result<(), Refused>, Taken) {
+        let mut taken = Taken::default();
+        // A neighbour that speaks sleeve knows nothing of offloads.
+        let result = match Segments::new(frame.bytes(), offload, Wanted::Complete) {
+            Ok(pieces) => self.forward_pieces(peers, frame, pieces, is_flood, &mut taken, out),
+            Err(_) => Err(Refused::Drop(DropReason::OffloadMismatch)),
+        };
+        (result, taken)
+    }
+
+    #[inline]
+    fn forward_pieces(
+        &mut self,
+        peers: (PeerName, PeerName),
+        frame: &Frame<'_>,
+        mut pieces: Segments<'_>,
+        is_flood: bool,
+        taken: &mut Taken,
         out: &mut Outputs,
     ) -> Result<(), Refused> {
         let Some(to) = self.remote else {
             return Err(Refused::Drop(DropReason::NoAddress));
         };
         let mtu = self.pmtu.mtu();
-        let is_too_big = frame.bytes().len() > usize::from(mtu) + HEADER_LEN;
+        let is_too_big = pieces.longest() > usize::from(mtu) + HEADER_LEN;
         let max_payload = self.pmtu.max_payload();
         let df_limits = Limits {
             first: max_payload,
@@ -284,19 +306,14 @@ impl Sleeve {
                 }
                 (&mut self.df_lane, df_limits)
             }
-            Some(ip) if !self.fragments => {
+            Some(_) if !self.fragments => {
                 if is_too_big {
-                    let (envelope, lane) = (&self.envelope, &mut self.df_lane);
-                    let mut result = Ok(());
-                    let emit = |part: &[u8]| {
-                        let pushed =
-                            lane.push(envelope, to, df_limits, peers, part, &mut out.outbox);
-                        result = result.and(pushed);
-                    };
-                    if !fragment(frame, &ip, mtu, &mut out.scratch, emit) {
-                        result = Err(DropReason::TooBig);
+                    while let Some(piece) = pieces.next() {
+                        self.push_fragments(peers, &piece.to_vec(), (to, df_limits), mtu, out)
+                            .map_err(Refused::Drop)?;
+                        taken.count(&piece);
                     }
-                    return result.map_err(Refused::Drop);
+                    return Ok(());
                 }
                 (&mut self.df_lane, df_limits)
             }
@@ -308,15 +325,37 @@ impl Sleeve {
                 (&mut self.lane, limits)
             }
         };
-        lane.push(
-            &self.envelope,
-            to,
-            limits,
-            peers,
-            frame.bytes(),
-            &mut out.outbox,
-        )
-        .map_err(Refused::Drop)
+        while let Some(piece) = pieces.next() {
+            let parts = (piece.head, piece.body);
+            lane.push(&self.envelope, to, limits, peers, parts, &mut out.outbox)
+                .map_err(Refused::Drop)?;
+            taken.count(&piece);
+        }
+        Ok(())
+    }
+
+    /// Takes an IPv4 frame of one packet that is too long, and that the underlay cannot fragment.
+    #[cold]
+    fn push_fragments(
+        &mut self,
+        peers: (PeerName, PeerName),
+        frame: &[u8],
+        (to, limits): (SocketAddr, Limits),
+        mtu: u16,
+        out: &mut Outputs,
+    ) -> Result<(), DropReason> {
+        let frame = Frame::new_checked(frame).map_err(|_| DropReason::FrameTooShort)?;
+        let ip = frame.ipv4().ok_or(DropReason::TooBig)?;
+        let mut result = Ok(());
+        let emit = |part: &[u8]| {
+            let (lane, outbox) = (&mut self.df_lane, &mut out.outbox);
+            let pushed = lane.push(&self.envelope, to, limits, peers, (part, &[]), outbox);
+            result = result.and(pushed);
+        };
+        if !fragment(&frame, &ip, mtu, &mut out.scratch, emit) {
+            result = Err(DropReason::TooBig);
+        }
+        result
     }
 
     /// Sends what is at hand on both lanes.
@@ -389,7 +428,7 @@ impl Sleeve {
         };
         let (envelope, peers) = (&self.envelope, (self.ours, self.peer));
         lane.flush(envelope, to, &mut out.outbox);
-        if let Err(reason) = lane.push(envelope, to, limits, peers, frame, &mut out.outbox) {
+        if let Err(reason) = lane.push(envelope, to, limits, peers, (frame, &[]), &mut out.outbox) {
             out.drops.count(reason);
         }
         lane.flush(envelope, to, &mut out.outbox);

@@ -14,11 +14,12 @@ use std::path::PathBuf;
 use std::str::FromStr as _;
 
 use clap::builder::ArgPredicate;
-use clap::{ArgAction, ArgMatches, FromArgMatches as _};
+use clap::{ArgAction, ArgMatches, FromArgMatches as _, ValueEnum};
 use host::netlink::Cidr;
 use proto::PeerName;
 use router::constants::{CONN_LIMIT, MAX_PROTOCOL, MIN_PROTOCOL, PORT};
 use router::crypto::session::Password;
+use router::io::tap::Choice;
 use router::mesh::{BadSubnet, Subnet};
 use router::wire::intro::Versions;
 
@@ -123,6 +124,14 @@ pub struct LaunchArgs {
     #[arg(long, env = "WEAVE_MTU", default_value_t = 0,
           value_parser = clap::value_parser!(u32).range(0..=65535), hide_default_value = true)]
     mtu: u32,
+    /// Kind of TAP device: with offloads, or plain frames; by default offloads where the kernel has them
+    #[arg(long, value_enum, default_value_t = Tap::Auto)]
+    tap: Tap,
+    /// Have the kernel join the frames of containers that were attached without offloads
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", hide_default_value = true, hide_possible_values = true,
+          action = ArgAction::Set, value_parser = go_bool, value_name = "BOOL")]
+    port_gro: bool,
     /// Subnets whose hosts exchange frames with us unencrypted, if they trust us too: CIDR,...
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',',
           action = ArgAction::Set, value_parser = trusted_subnet)]
@@ -146,6 +155,27 @@ pub struct LaunchArgs {
     ranges: ranges::Ranges,
     #[command(flatten)]
     foreign: foreign::Foreign,
+}
+
+/// Kind of TAP device.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Tap {
+    /// Offloads where the kernel has them
+    Auto,
+    /// Offloads, or fail
+    Offload,
+    /// Plain frames
+    Plain,
+}
+
+impl From<Tap> for Choice {
+    fn from(tap: Tap) -> Self {
+        match tap {
+            Tap::Auto => Self::Auto,
+            Tap::Offload => Self::Offload,
+            Tap::Plain => Self::Plain,
+        }
+    }
 }
 
 /// Runs the daemon until it is told to end.
@@ -266,6 +296,8 @@ impl LaunchArgs {
             status: self.status_addr,
             metrics: self.metrics_addr,
             bridge: (!self.relay_only).then_some(self.weave_bridge),
+            tap: self.tap.into(),
+            port_gro: self.port_gro,
             mtu: (self.mtu > 0).then_some(self.mtu),
             trusted_subnets: self.trusted_subnets.into_iter().flatten().collect(),
             allocation,

@@ -33,7 +33,7 @@ fn collect(socket: &mut UdpSocket, from: SocketAddrV4, total: usize) -> Vec<Vec<
             0,
             "{len} of {total} bytes came"
         );
-        let received = socket.receive(|sender, datagram| {
+        let received = socket.receive(|sender, datagram, _| {
             assert_eq!(sender, from);
             len += datagram.len();
             datagrams.push(datagram.to_vec());
@@ -181,7 +181,7 @@ fn source_address_is_used_and_a_foreign_one_fails_alone() {
 #[test]
 fn nothing_to_receive_is_no_error() {
     let (_, mut receiver) = pair();
-    let received = receiver.receive(|_, _| panic!("nobody sent anything"));
+    let received = receiver.receive(|_, _, _| panic!("nobody sent anything"));
     assert_eq!(received.unwrap(), Received::default());
 }
 

@@ -1,9 +1,13 @@
 use proptest::prelude::*;
+use proto::PeerName;
 use serde_json::Value as Json;
 
+use super::super::envelope::Envelope;
 use super::*;
+use crate::crypto::replay::ReplayWindow;
+use crate::crypto::session::SessionKey;
 use crate::testing::{bytes, vectors};
-use crate::wire::sleeve::Records;
+use crate::wire::sleeve::{DF_BIT, RECORD_HEADER_LEN, Records, SEALED_HEADER_LEN};
 
 const LINK: LinkId = LinkId(7);
 const ME: PeerName = PeerName::from_bytes([0, 0, 0, 0, 0, 1]);
@@ -61,7 +65,7 @@ fn sealed_vectors_both_ways() {
         for frame in frames {
             let peers = (peer(&frame["src_peer"]), peer(&frame["dst_peer"]));
             let frame = bytes(&frame["frame"]);
-            lane.push(ours, to(), limits, peers, &frame, &mut outbox)
+            lane.push(ours, to(), limits, peers, (&frame, &[]), &mut outbox)
                 .unwrap();
         }
         lane.flush(ours, to(), &mut outbox);
@@ -144,7 +148,7 @@ fn special_packet_vectors() {
             more: 0,
         };
         let peers = (sender, PeerName::from_bytes([0, 0, 0, 0, 0, 2]));
-        lane.push(&envelope, to(), limits, peers, &frame, &mut outbox)
+        lane.push(&envelope, to(), limits, peers, (&frame, &[]), &mut outbox)
             .unwrap();
         lane.flush(&envelope, to(), &mut outbox);
         assert_eq!(
@@ -159,8 +163,15 @@ fn special_packet_vectors() {
 fn runs(envelope: &Envelope, lane: &mut Lane, limits: Limits, lens: &[usize]) -> Vec<Vec<usize>> {
     let mut outbox = Outbox::default();
     for &len in lens {
-        lane.push(envelope, to(), limits, (ME, ME), &vec![1; len], &mut outbox)
-            .unwrap();
+        lane.push(
+            envelope,
+            to(),
+            limits,
+            (ME, ME),
+            (&vec![1; len], &[]),
+            &mut outbox,
+        )
+        .unwrap();
     }
     lane.flush(envelope, to(), &mut outbox);
     let mut runs = Vec::new();
@@ -235,7 +246,7 @@ fn refusals() {
             to(),
             limits(first),
             (ME, ME),
-            &vec![0; len],
+            (&[], &vec![0; len]),
             outbox,
         )
     };
@@ -278,8 +289,16 @@ fn buffers_are_bounded_and_reused() {
         first: MAX_UDP_PAYLOAD,
         more: 100,
     };
-    let mut push =
-        |outbox: &mut Outbox| lane.push(&envelope, to(), limits, (ME, ME), &[0; 1000], outbox);
+    let mut push = |outbox: &mut Outbox| {
+        lane.push(
+            &envelope,
+            to(),
+            limits,
+            (ME, ME),
+            (&[0; 500], &[0; 500]),
+            outbox,
+        )
+    };
     for _ in 0..TRANSMIT_QUEUE_LEN {
         push(&mut outbox).unwrap();
     }
@@ -344,7 +363,7 @@ proptest! {
             let peers = (PeerName::from_u64(number).unwrap(), PeerName::from_u64(number / 3).unwrap());
             let frame: Vec<u8> = (0..len).map(|at| (at ^ index).to_le_bytes()[0]).collect();
             let fits = ours.header_len() + RECORD_HEADER_LEN + len <= limits.first;
-            prop_assert_eq!(lane.push(&ours, to(), limits, peers, &frame, &mut outbox).is_ok(), fits);
+            prop_assert_eq!(lane.push(&ours, to(), limits, peers, (&frame, &[]), &mut outbox).is_ok(), fits);
             if fits {
                 pushed.push((peers.0, peers.1, frame));
             }

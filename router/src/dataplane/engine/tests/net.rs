@@ -13,6 +13,7 @@ use crate::crypto::session::SessionKey;
 use crate::dataplane::{
     Command, DataPlane, DropReason, Event, LinkConfig, OverlayControl, Transmit,
 };
+use crate::offload::Offload;
 use crate::status::LinkStatus;
 use crate::topology::{Peers, Routes};
 use crate::wire::ethernet::Frame;
@@ -216,7 +217,9 @@ impl Net {
     /// The bridge of a node hands over frames in one batch.
     pub(super) fn capture(&mut self, index: usize, frames: &[Vec<u8>]) {
         for frame in frames {
-            self.nodes[index].engine.handle_frame(frame, self.now);
+            self.nodes[index]
+                .engine
+                .handle_frame(frame, &Offload::NONE, self.now);
         }
         self.nodes[index].engine.flush();
         self.drain(index);
@@ -226,10 +229,10 @@ impl Net {
     pub(super) fn receive(&mut self, index: usize, from: SocketAddr, bytes: &[u8]) -> Vec<Vec<u8>> {
         let mut bytes = bytes.to_vec();
         let node = &mut self.nodes[index];
-        let ranges = node.engine.handle_datagram(from, &mut bytes, self.now);
-        let frames: Vec<_> = ranges
+        let deliveries = node.engine.handle_datagram(from, &mut bytes, self.now);
+        let frames: Vec<_> = deliveries
             .iter()
-            .map(|range| bytes[range.clone()].to_vec())
+            .map(|delivery| bytes[delivery.range.clone()].to_vec())
             .collect();
         node.bridge.extend(frames.iter().cloned());
         node.engine.flush();

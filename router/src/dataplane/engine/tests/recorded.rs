@@ -20,6 +20,7 @@ use crate::LinkId;
 use crate::crypto::secretbox;
 use crate::crypto::session::SessionKey;
 use crate::dataplane::{Command, DataPlane, Event, LinkConfig, OverlayControl};
+use crate::offload::Offload;
 use crate::testing::{bytes, golden};
 use crate::wire::sleeve::{TAG_START, nonce};
 
@@ -299,7 +300,9 @@ fn play(file: &str, us: usize, count: usize, edges: &[(usize, usize)], end_s: f6
                         let is_own = frame["src_peer"].as_str() == Some(&peer(us).to_string());
                         if is_own && frame["frame"]["special"].is_null() {
                             let frame = own_frame(event, frame, key.is_some());
-                            player.engine.handle_frame(&frame, player.now);
+                            player
+                                .engine
+                                .handle_frame(&frame, &Offload::NONE, player.now);
                         }
                     }
                 } else {
@@ -309,13 +312,15 @@ fn play(file: &str, us: usize, count: usize, edges: &[(usize, usize)], end_s: f6
                             delivered.push(frame["length"].as_u64().unwrap());
                         }
                     }
-                    let ranges =
+                    let deliveries =
                         player
                             .engine
                             .handle_datagram(address(from), &mut datagram, player.now);
-                    player
-                        .bridge
-                        .extend(ranges.iter().map(|range| datagram[range.clone()].to_vec()));
+                    player.bridge.extend(
+                        deliveries
+                            .iter()
+                            .map(|delivery| datagram[delivery.range.clone()].to_vec()),
+                    );
                 }
                 player.drain();
             }
