@@ -131,6 +131,10 @@ impl Node {
                 let mut command = Command::new(program.unwrap_or_else(|| meshctl()));
                 let range = options.services.as_deref().unwrap_or_default();
                 command.args(["launch", "--ipalloc-range", range]);
+                // Whatever the original has left on this machine; older ones do not look for it.
+                if program.is_none() {
+                    command.args(["--weave-db", "none"]);
+                }
                 command
             }
             Kind::Weaver => {

@@ -8,7 +8,7 @@
 //! is skipped.
 
 use tests::cases::restarts::End;
-use tests::cases::{PASSWORD, links, meshes, paths, refusals, restarts, storms};
+use tests::cases::{PASSWORD, links, meshes, migration, paths, refusals, restarts, storms};
 use tests::node::Kind::{Meshctl as M, Weaver as W};
 use tests::{seed, with_weaver};
 
@@ -116,5 +116,15 @@ mod life {
         meshctl_lost_and_back => restarts::loss([W, M, M], PASSWORD);
         turmoil => restarts::turmoil([M, W, M, W], PASSWORD, seed(2), 20);
         migration => restarts::migration(PASSWORD);
+    }
+}
+
+mod migration_in_place {
+    use super::*;
+
+    cases! {
+        beside_the_original => migration::there_and_back(W, false);
+        beside_ours => migration::there_and_back(M, false);
+        over_a_reboot => migration::there_and_back(W, true);
     }
 }

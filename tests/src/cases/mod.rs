@@ -5,6 +5,7 @@
 
 pub mod links;
 pub mod meshes;
+pub mod migration;
 pub mod paths;
 pub mod refusals;
 pub mod restarts;

@@ -124,6 +124,7 @@ impl Stage {
             command.args([
                 "launch",
                 "--ipalloc-range=",
+                "--weave-db=none",
                 "--name",
                 &format!("::{}", number(index)),
             ]);
