@@ -101,9 +101,11 @@ fn allocation(text: &mut String, ipam: &Allocation) {
 
 /// `status ipam`.
 pub fn ipam(ipam: &Allocation) -> String {
-    let text = ipam.shares_text();
-    let lines = text.lines().map(|line| format!("{}\n", printable(line)));
-    lines.collect()
+    let mut ipam = ipam.clone();
+    for entry in &mut ipam.entries {
+        entry.nickname = printable(&entry.nickname).into_owned();
+    }
+    ipam.shares_text()
 }
 
 /// `status targets`.

@@ -42,6 +42,8 @@ use crate::report::Facts;
 
 /// Threads that serve the control half and the API.
 const THREADS: usize = 2;
+/// Open files: connections to the API, neighbours, and some more.
+const FILE_COUNT: u64 = 4096;
 /// A router that needs longer to tell how it is doing is in trouble.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The router says goodbye to its neighbours in less.
@@ -53,6 +55,7 @@ const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Runs the daemon until it is told to end.
 pub fn run(config: Config, store: Store) -> anyhow::Result<()> {
     log::start(config.logging);
+    raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(THREADS)
         .thread_name("control")
@@ -356,6 +359,19 @@ fn start(
         seed,
     })?;
     Ok(router)
+}
+
+/// Connections of peers and of waiting clients may be more than a process has files by default.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < FILE_COUNT) {
+        let most = limit.maximum.unwrap_or(FILE_COUNT);
+        limit.current = Some(most.min(FILE_COUNT));
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::debug!(%error, "the limit of open files stays as it is");
+        }
+    }
 }
 
 fn host_name() -> String {

@@ -290,7 +290,7 @@ fn labels(labels: &[(&str, impl Display)]) -> Labels {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::tests::{alone, busy};
+    use crate::text::tests::{allocating, alone, busy};
 
     fn lines(text: &str, prefix: &str) -> Vec<String> {
         let with = text.lines().filter(|line| line.starts_with(prefix));
@@ -339,6 +339,25 @@ mod tests {
         }
         assert!(text.ends_with("# EOF\n"));
         assert_eq!(lines(&text, "process_resident_memory_bytes ").len(), 1);
+    }
+
+    #[test]
+    fn allocation_has_the_metrics_of_the_original() {
+        let text = encode(&alone(), Some(&allocating()), "0.1.0");
+        let mut lines = lines(&text, "weave_");
+        lines.sort();
+        assert_eq!(
+            lines,
+            [
+                "weave_connection_terminations_total 0",
+                "weave_ipam_pending_allocates 1",
+                "weave_ipam_pending_claims 0",
+                "weave_ipam_unreachable_count 1",
+                "weave_ipam_unreachable_percentage 50.0",
+                r#"weave_ips{state="local-used"} 2"#,
+                "weave_max_ips 256",
+            ]
+        );
     }
 
     #[test]

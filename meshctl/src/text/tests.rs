@@ -2,6 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use ipam::status::EntryStatus;
 use proto::{MacAddr, PeerName, PeerUid, ShortId};
 use router::status::{
     ConnectionState, ConnectionStatus, DataStatus, LinkStatus, MacStatus, MeshStatus,
@@ -220,6 +221,68 @@ fn status_counts_only_what_occurs() {
     );
 }
 
+/// An allocator in the middle of its life, with a neighbour out of reach.
+pub fn allocating() -> Allocation {
+    let entry = |token: &str, size, peer: &str, nickname: &str, known| EntryStatus {
+        token: token.parse().unwrap(),
+        size,
+        peer: name(peer),
+        nickname: nickname.to_owned(),
+        is_known_peer: known,
+        version: 1,
+    };
+    Allocation {
+        paxos: None,
+        range: "10.32.0.0/24".parse().unwrap(),
+        range_size: 256,
+        active_count: 2,
+        default_subnet: "10.32.0.0/25".parse().unwrap(),
+        entries: vec![
+            entry("10.32.0.0", 128, "::2", "host\n2", false),
+            entry("10.32.0.128", 128, "::1", "host1", true),
+        ],
+        pending_claims: Vec::new(),
+        pending_allocates: vec!["c 10.32.0.0/24".to_owned()],
+        name: name("::1"),
+        save_error: None,
+        quorum_warning: None,
+    }
+}
+
+#[test]
+fn status_tells_of_allocation() {
+    let mut allocation = allocating();
+    assert_eq!(
+        ipam(&allocation),
+        "00:00:00:00:00:01(host1)                   128 IPs (50.0% of total) (2 active)
+00:00:00:00:00:02(host\u{fffd}2)                  128 IPs (50.0% of total) - unreachable!
+"
+    );
+    let mut report = report(&alone());
+    report.ipam = Some(allocation.clone());
+    let begin = status(&self::report(&alone()));
+    let text = status(&report);
+    let (_, own) = text.split_once(&begin).unwrap();
+    assert_eq!(
+        own,
+        "
+        Service: ipam
+         Status: waiting for IP(s) to become available
+          Range: 10.32.0.0/24
+  DefaultSubnet: 10.32.0.0/25
+"
+    );
+    allocation.quorum_warning = Some("odd".to_owned());
+    allocation.save_error = Some("full".to_owned());
+    report.ipam = Some(allocation);
+    let end = "        Warning: odd\n        Warning: full\n";
+    assert!(status(&report).ends_with(end));
+    let json = serde_json::to_string(&report).unwrap();
+    let back = Report::from_json(&json).unwrap();
+    assert_eq!(status(&back), status(&report));
+    assert_eq!(back.ipam, report.ipam);
+}
+
 #[test]
 fn targets_as_the_user_wrote_them() {
     assert_eq!(targets(&report(&busy())), "10.0.0.2\nhost3:6784\n");
@@ -296,6 +359,7 @@ fn report_has_the_keys_of_the_original() {
     );
     assert_eq!(router["UnicastRoutes"][0]["Via"], "00:00:00:00:00:00");
     assert_eq!(json["Meshctl"]["Drops"]["queue_full"], 4);
+    assert_eq!(json["IPAM"], Value::Null);
     let back: Report = serde_json::from_value(json).unwrap();
     assert_eq!(connections(&back), connections(&report(&busy())));
 }
