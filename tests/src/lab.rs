@@ -25,7 +25,7 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 use crate::http::Response;
-use crate::node::{self, Connection, Kind, Node, Options};
+use crate::node::{self, Caller, Connection, Kind, Node, Options};
 use crate::wait;
 use crate::weather::{Sky, Weather};
 
@@ -329,6 +329,12 @@ impl Lab {
         answer.unwrap_or_else(|error| panic!("{method} {path} of host {number}: {error}"))
     }
 
+    /// For asking the daemons of a host, also from other threads.
+    #[track_caller]
+    pub fn caller(&self, number: usize) -> Caller {
+        Caller::new(self.netns(number))
+    }
+
     /// Runs a program on a host and waits for its end.
     #[track_caller]
     pub fn run(&self, number: usize, mut command: Command) -> Output {
@@ -621,7 +627,12 @@ impl Lab {
         for (host, number) in self.hosts.iter().zip(1..) {
             let Some(node) = &host.node else { continue };
             eprintln!("==== host {number}, {}", node.kind());
-            for path in ["/status/connections", "/status/peers"] {
+            for path in [
+                "/status",
+                "/status/connections",
+                "/status/peers",
+                "/status/ipam",
+            ] {
                 if let Ok(response) = node.request(&host.place.netns, "GET", path, "") {
                     eprintln!("-- {path}\n{}", response.body);
                 }

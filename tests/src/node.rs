@@ -12,11 +12,15 @@ use std::{env, fmt};
 use host::netns::{Netns, Resident, Signal};
 use serde_json::Value;
 
-use crate::http::{self, Response};
+use crate::http::{self, Pending, Response};
 use crate::wait;
 
 /// Where every daemon of a lab answers, each in its own namespace.
 const HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 6784);
+
+/// A request's body, if any, is a form.
+const HEADERS: &str = "Accept: application/json\r\n\
+                       Content-Type: application/x-www-form-urlencoded\r\n";
 
 /// How long a daemon may take to end when asked to.
 const GRACE: Duration = Duration::from_secs(30);
@@ -90,6 +94,29 @@ pub struct Node {
     kind: Kind,
     process: Resident,
     log: PathBuf,
+}
+
+/// Asks the daemon of one host, whichever that is at the time, from any thread.
+#[derive(Debug)]
+pub struct Caller(Netns);
+
+impl Caller {
+    /// For the host with this namespace.
+    #[track_caller]
+    pub fn new(netns: &Netns) -> Self {
+        Self(netns.handle().unwrap())
+    }
+
+    /// Sends a request and does not wait for the answer.
+    pub fn begin(&self, method: &str, path: &str) -> io::Result<Pending> {
+        http::begin(&self.0, HTTP, method, path, HEADERS, "")
+    }
+
+    /// Sends a request and waits for the answer, as long as is reasonable for one that may have to
+    /// wait for something.
+    pub fn call(&self, method: &str, path: &str) -> io::Result<Response> {
+        self.begin(method, path)?.answer(wait::PATIENCE)
+    }
 }
 
 /// One line of `status connections`.
@@ -239,9 +266,7 @@ impl Node {
         path: &str,
         body: &str,
     ) -> io::Result<Response> {
-        let headers = "Accept: application/json\r\n\
-                       Content-Type: application/x-www-form-urlencoded\r\n";
-        http::request(netns, HTTP, method, path, headers, body)
+        http::request(netns, HTTP, method, path, HEADERS, body)
     }
 
     /// Process id of the daemon itself.

@@ -3,6 +3,7 @@
 //! Each case is a function of the kinds of its nodes, in the order of their hosts, and mostly of
 //! the password. It builds its lab, and panics where something does not hold.
 
+pub mod addresses;
 pub mod links;
 pub mod meshes;
 pub mod migration;
