@@ -174,8 +174,14 @@ impl Shared {
 
     /// Waits until nothing is left to be sent.
     pub(super) async fn sent(&self) {
+        let mut quiet = {
+            // Whoever was answered may be here before the rest of what goes with the answer is in
+            // its queue.
+            let _settled = self.lock();
+            self.quiet.subscribe()
+        };
         // The sender is here.
-        let _ = self.quiet.subscribe().wait_for(|quiet| *quiet).await;
+        let _ = quiet.wait_for(|quiet| *quiet).await;
     }
 
     /// What was to be sent has been sent.
