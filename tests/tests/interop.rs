@@ -7,6 +7,7 @@
 //! The same cases as in `netns_*`, with either side swapped. Without `WEAVER` each test says that it
 //! is skipped.
 
+use tests::cases::addresses::{births, claims, departures, draws, quarrels};
 use tests::cases::restarts::End;
 use tests::cases::{PASSWORD, links, meshes, migration, paths, refusals, restarts, storms};
 use tests::node::Kind::{Meshctl as M, Weaver as W};
@@ -126,5 +127,66 @@ mod migration_in_place {
         beside_the_original => migration::there_and_back(W, false);
         beside_ours => migration::there_and_back(M, false);
         over_a_reboot => migration::there_and_back(W, true);
+    }
+}
+
+mod addresses {
+    use super::*;
+
+    cases! {
+        one_of_them_by_consensus => births::consensus([M, W, M]);
+        two_of_them_by_consensus => births::consensus([W, M, W]);
+        they_wait_for_us => births::consensus([W, M, M]);
+        older_flag => births::older_flag([M, W, M]);
+        one_of_them_by_seed => births::seeds([M, W, M]);
+        two_of_them_by_seed => births::seeds([W, M, W]);
+        we_are_donors_of_them => births::seeds([M, M, W]);
+        we_observe => births::observer([W, W, M]);
+        we_observe_a_mixture => births::observer([M, W, M]);
+        they_observe => births::observer([M, M, W]);
+        they_observe_a_mixture => births::observer([W, M, W]);
+        we_relay => births::relayed([W, M, W]);
+        they_relay => births::relayed([M, W, M]);
+        our_range_is_masked => births::masked([M, W]);
+
+        we_drain_them_then_they_us => draws::drained([M, W]);
+        they_drain_us_then_we_them => draws::drained([W, M]);
+        we_are_cut_off => draws::parted([W, M, M]);
+        they_are_cut_off => draws::parted([M, W, W]);
+
+        we_claim_what_is_theirs => claims::foreign([M, W]);
+        they_claim_what_is_ours => claims::foreign([W, M]);
+        we_claim_of_their_dead => claims::of_the_dead([M, W]);
+        we_claim_before_birth => claims::before_birth([M, W]);
+        they_claim_before_birth => claims::before_birth([W, M]);
+
+        weaver_crashes => departures::restart([M, M, W], End::Crash);
+        weaver_stops => departures::restart([M, W, W], End::Stop);
+        meshctl_crashes => departures::restart([W, M, M], End::Crash);
+        meshctl_stops => departures::restart([W, W, M], End::Stop);
+        we_take_over_from_us => departures::rmpeer([M, W, M]);
+        we_take_over_from_them => departures::rmpeer([M, M, W]);
+        they_take_over_from_us => departures::rmpeer([W, M, M]);
+        they_take_over_from_them => departures::rmpeer([W, M, W]);
+        we_are_reset => departures::reset([W, W, M]);
+        we_are_reset_beside_us => departures::reset([W, M, M]);
+        they_are_reset => departures::reset([M, M, W]);
+        they_are_reset_beside_them => departures::reset([M, W, W]);
+
+        different_ranges => quarrels::ranges([M, W]);
+        different_seeds => quarrels::seeds([W, M]);
+        they_are_content_with_less => quarrels::quorums([W, M]);
+    }
+
+    // The original alone.
+    mod laboratory {
+        use super::*;
+
+        cases! {
+            consensus => births::consensus([W; 3]);
+            drained => draws::drained([W; 2]);
+            rmpeer => departures::rmpeer([W; 3]);
+            different_ranges => quarrels::ranges([W; 2]);
+        }
     }
 }
