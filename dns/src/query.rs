@@ -166,28 +166,40 @@ pub fn read(packet: &[u8]) -> Received<'_> {
         return Received::Odd;
     }
     let body = reader.0;
-    let mut plain = || {
+    let mut question = || {
         let folded = reader.name()?;
         let qtype = reader.u16()?;
         let qclass = reader.u16()?;
         let question = body.get(..body.len().checked_sub(reader.0.len())?)?;
-        let edns = if additionals == 1 {
-            Some(reader.opt()?)
-        } else {
-            None
-        };
-        reader.0.is_empty().then_some(Query {
+        Some(Query {
             id,
             flags,
             question,
             qtype,
             qclass,
-            edns,
+            edns: None,
             folded,
         })
     };
-    plain().map_or(Received::Odd, Received::Plain)
+    let Some(mut query) = question() else {
+        return Received::Odd;
+    };
+    if additionals == 1 {
+        match reader.opt() {
+            Some(Ok(edns)) => query.edns = Some(edns),
+            Some(Err(NoOptions)) => return Received::Refused(Rcode::FormErr),
+            None => return Received::Odd,
+        }
+    }
+    if reader.0.is_empty() {
+        Received::Plain(query)
+    } else {
+        Received::Odd
+    }
 }
+
+/// Options that go beyond their record.
+struct NoOptions;
 
 struct Reader<'p>(&'p [u8]);
 
@@ -231,24 +243,29 @@ impl Reader<'_> {
     }
 
     /// An OPT record of the one version there is.
-    fn opt(&mut self) -> Option<Edns> {
+    fn opt(&mut self) -> Option<Result<Edns, NoOptions>> {
         let is_opt = self.u8()? == 0 && self.u16()? == rtype::OPT;
         let payload_len = self.u16()?;
         let _rcode = self.u8()?;
         let version = self.u8()?;
         let flags = self.u16()?;
         let options_len = self.u16()?;
-        let (mut options, rest) = self.0.split_at_checked(usize::from(options_len))?;
+        let (options, rest) = self.0.split_at_checked(usize::from(options_len))?;
         self.0 = rest;
-        // None of them means anything to us, but they have to be options.
-        while !options.is_empty() {
-            let (_code, after) = options.split_first_chunk::<2>()?;
-            let (len, after) = after.split_first_chunk::<2>()?;
-            options = after.get(usize::from(u16::from_be_bytes(*len))..)?;
-        }
-        (is_opt && version == 0).then_some(Edns {
+        let edns = Edns {
             payload_len,
             dnssec_ok: flags & 0x8000 != 0,
-        })
+        };
+        (is_opt && version == 0).then(|| are_options(options).map(|()| edns).ok_or(NoOptions))
     }
+}
+
+/// None of them means anything to us, but they have to be options.
+fn are_options(mut options: &[u8]) -> Option<()> {
+    while !options.is_empty() {
+        let (_code, after) = options.split_first_chunk::<2>()?;
+        let (len, after) = after.split_first_chunk::<2>()?;
+        options = after.get(usize::from(u16::from_be_bytes(*len))..)?;
+    }
+    Some(())
 }

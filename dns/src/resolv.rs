@@ -4,7 +4,7 @@
 //! file is other people's, and a name server that stops because of an option that it does not know
 //! is worse than one that has none.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// As many servers are used; more would only make failing slower.
 pub const MAX_SERVERS: usize = 8;
@@ -19,7 +19,13 @@ pub fn parse(text: &str) -> Vec<IpAddr> {
             continue;
         }
         // A scope (`fe80::1%eth0`) cannot be told from the address alone; such a server is skipped.
-        let addr = words.next().and_then(|word| word.parse::<IpAddr>().ok());
+        let addr = words.next().and_then(|word| word.parse().ok());
+        // Who connects to no address in particular gets to the host itself.
+        let addr = match addr {
+            Some(IpAddr::V4(addr)) if addr.is_unspecified() => Some(Ipv4Addr::LOCALHOST.into()),
+            Some(IpAddr::V6(addr)) if addr.is_unspecified() => Some(Ipv6Addr::LOCALHOST.into()),
+            addr => addr,
+        };
         if let Some(addr) = addr
             && !servers.contains(&addr)
             && servers.len() < MAX_SERVERS
@@ -51,6 +57,10 @@ mod tests {
                     1.1.1.1\n#nameserver 1.1.1.1\nnameserver1.1.1.1\nnameserver fe80::1%eth0\n\
                     \0\u{fffd}nameserver\nnameserver 10.0.0.2;x";
         assert_eq!(parsed(text), ["10.0.0.2"]);
+        assert_eq!(
+            parsed("nameserver 0.0.0.0\nnameserver ::"),
+            ["127.0.0.1", "::1"]
+        );
         assert_eq!(parsed(""), [""; 0]);
     }
 

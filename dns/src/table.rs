@@ -10,9 +10,10 @@ use crate::entry::{Entry, Key, Mark, fold};
 /// All entries that a host knows, the dead ones included.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
-    entries: BTreeMap<Key, Mark>,
-    by_name: BTreeMap<String, BTreeSet<Key>>,
+    /// By folded host name, which is first in the order of keys too.
+    by_name: BTreeMap<String, BTreeMap<Key, Mark>>,
     by_addr: BTreeMap<IpAddr, BTreeSet<Key>>,
+    len: usize,
     changes: Changes,
 }
 
@@ -33,19 +34,31 @@ impl Changes {
 
 impl Table {
     /// All entries, in table order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Key, Mark)> {
-        self.entries.iter().map(|(key, mark)| (key, *mark))
+    pub fn iter(&self) -> impl Iterator<Item = (&Key, Mark)> {
+        let entries = self.by_name.values().flatten();
+        entries.map(|(key, mark)| (key, *mark))
+    }
+
+    /// Number of entries.
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// State of an entry.
     pub fn mark(&self, key: &Key) -> Option<Mark> {
-        self.entries.get(key).copied()
+        self.by_name.get(&fold(&key.hostname))?.get(key).copied()
     }
 
     /// Takes an entry up. Returns whether that changed anything.
     pub fn merge(&mut self, entry: Entry) -> bool {
         let Entry { key, mark } = entry;
-        match self.entries.get_mut(&key) {
+        let of_name = self.by_name.entry(fold(&key.hostname)).or_default();
+        match of_name.get_mut(&key) {
             Some(known) if mark > *known => {
                 if mark.is_live() != known.is_live() {
                     self.changes.note(&key);
@@ -57,15 +70,12 @@ impl Table {
                 if mark.is_live() {
                     self.changes.note(&key);
                 }
-                self.by_name
-                    .entry(fold(&key.hostname))
-                    .or_default()
-                    .insert(key.clone());
                 self.by_addr
                     .entry(key.addr)
                     .or_default()
                     .insert(key.clone());
-                self.entries.insert(key, mark);
+                of_name.insert(key, mark);
+                self.len += 1;
             }
         }
         true
@@ -73,25 +83,28 @@ impl Table {
 
     /// Removes entries for good, without a tombstone. Returns how many.
     pub fn remove(&mut self, mut which: impl FnMut(&Key, Mark) -> bool) -> usize {
-        let before = self.entries.len();
+        let before = self.len;
         let Self {
-            entries,
             by_name,
             by_addr,
+            len,
             changes,
         } = self;
-        entries.retain(|key, mark| {
-            let keep = !which(key, *mark);
-            if !keep {
-                unindex(by_name, &fold(&key.hostname), key);
-                unindex(by_addr, &key.addr, key);
-                if mark.is_live() {
-                    changes.note(key);
+        by_name.retain(|_, of_name| {
+            of_name.retain(|key, mark| {
+                let keep = !which(key, *mark);
+                if !keep {
+                    unindex(by_addr, key);
+                    *len -= 1;
+                    if mark.is_live() {
+                        changes.note(key);
+                    }
                 }
-            }
-            keep
+                keep
+            });
+            !of_name.is_empty()
         });
-        before - self.entries.len()
+        before - self.len
     }
 
     /// What has changed for lookups since the last call.
@@ -106,13 +119,16 @@ impl Table {
 
     /// Live entries of a fully qualified name, in any case.
     pub fn named(&self, hostname: &str) -> impl Iterator<Item = &Key> {
-        self.live(self.by_name.get(&fold(hostname)))
+        let entries = self.by_name.get(&fold(hostname)).into_iter().flatten();
+        entries.filter_map(|(key, mark)| mark.is_live().then_some(key))
     }
 
     /// First name of an address, in table order.
     pub fn name_of(&self, addr: IpAddr) -> Option<&str> {
-        self.live(self.by_addr.get(&addr))
-            .next()
+        self.by_addr
+            .get(&addr)?
+            .iter()
+            .find(|key| self.mark(key).is_some_and(Mark::is_live))
             .map(|key| key.hostname.as_str())
     }
 
@@ -120,35 +136,28 @@ impl Table {
     pub fn spelling_of(&self, key: &Key) -> Option<&Key> {
         self.by_name
             .get(&fold(&key.hostname))?
-            .iter()
+            .keys()
             .find(|known| known.is_case_variant_of(key))
     }
 
     /// Live entries of one origin.
     pub fn live_of(&self, origin: PeerName) -> impl Iterator<Item = &Key> {
-        self.entries
-            .iter()
+        self.iter()
             .filter(move |(key, mark)| key.origin == origin && mark.is_live())
             .map(|(key, _)| key)
     }
 
     /// Number of live entries.
     pub fn live_count(&self) -> usize {
-        self.entries.values().filter(|mark| mark.is_live()).count()
-    }
-
-    fn live<'t>(&'t self, keys: Option<&'t BTreeSet<Key>>) -> impl Iterator<Item = &'t Key> {
-        keys.into_iter()
-            .flatten()
-            .filter(|key| self.mark(key).is_some_and(Mark::is_live))
+        self.iter().filter(|(_, mark)| mark.is_live()).count()
     }
 }
 
-fn unindex<K: Ord>(index: &mut BTreeMap<K, BTreeSet<Key>>, by: &K, key: &Key) {
-    if let Some(keys) = index.get_mut(by) {
+fn unindex(by_addr: &mut BTreeMap<IpAddr, BTreeSet<Key>>, key: &Key) {
+    if let Some(keys) = by_addr.get_mut(&key.addr) {
         keys.remove(key);
         if keys.is_empty() {
-            index.remove(by);
+            by_addr.remove(&key.addr);
         }
     }
 }

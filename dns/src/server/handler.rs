@@ -110,10 +110,7 @@ impl Handler {
                 }
             };
         };
-        let letter = Letter {
-            limit: transport.max_len(edns_of(request)),
-            bytes: Arc::default(),
-        };
+        let letter = Letter::default();
         let outcome = parts.outcome;
         if let Err(error) = parts.send(request, letter.clone()).await {
             tracing::debug!(%error, "cannot encode a DNS answer");
@@ -303,7 +300,9 @@ impl Parts {
         } else {
             0
         };
-        let taken = HEADER_LEN + request.queries.as_bytes().len() + opt_len;
+        let question_len = request.queries.as_bytes().len();
+        // The first owner is written in full: the encoder does not look for it in the question.
+        let taken = HEADER_LEN + 2 * question_len + opt_len;
         let room = transport.max_len(edns_of(request)).saturating_sub(taken);
         let count = (room / (12 + addr_len)).min(addrs.len());
         self.metadata.truncation = count < addrs.len();
@@ -346,9 +345,8 @@ fn edns_of(request: &Request) -> Option<crate::query::Edns> {
 }
 
 /// Takes a response and keeps its bytes.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Letter {
-    limit: usize,
     bytes: Arc<Mutex<Option<Vec<u8>>>>,
 }
 
@@ -374,7 +372,8 @@ impl ResponseHandler for Letter {
     ) -> Result<ResponseInfo, NetError> {
         let mut bytes = Vec::new();
         let mut encoder = BinEncoder::new(&mut bytes);
-        encoder.set_max_size(u16::try_from(self.limit).unwrap_or(u16::MAX));
+        // What goes in has been chosen to fit; the encoder's own limit counts names in full.
+        encoder.set_max_size(u16::MAX);
         let info = response.destructive_emit(&mut encoder)?;
         *self.bytes.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
         Ok(info)

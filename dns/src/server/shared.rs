@@ -130,6 +130,12 @@ impl Shares {
         })
     }
 
+    /// How many are taken.
+    #[cfg(test)]
+    pub(super) fn in_use(&self) -> usize {
+        self.taken.lock().unwrap().in_all
+    }
+
     /// Takes one for an address, if there is one left.
     pub(super) fn take(this: &Arc<Self>, addr: IpAddr) -> Option<Share> {
         let addr = network_of(addr);

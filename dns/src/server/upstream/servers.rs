@@ -87,15 +87,15 @@ impl Servers {
     /// Whether who asks this server asks us.
     fn is_ours(&self, server: IpAddr) -> bool {
         self.ours.iter().any(|ours| {
-            ours.port() == self.port
-                && (ours.ip() == server || (ours.ip().is_unspecified() && is_local(server)))
+            let all = ours.ip().is_unspecified() && ours.is_ipv4() == server.is_ipv4();
+            ours.port() == self.port && (ours.ip() == server || (all && is_local(server)))
         })
     }
 }
 
 /// Whether an address is one of this host: then, and only then, can it be bound to.
 fn is_local(addr: IpAddr) -> bool {
-    addr.is_unspecified() || UdpSocket::bind((addr, 0)).is_ok()
+    UdpSocket::bind((addr, 0)).is_ok()
 }
 
 fn version_of(file: &Path) -> Option<Version> {
