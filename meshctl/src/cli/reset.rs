@@ -42,7 +42,8 @@ impl ResetArgs {
             let store = Store::open_existing(&self.db_prefix).ok().flatten();
             let record = store.and_then(|store| store.weave().ok()).flatten();
             store::remove(&self.db_prefix).map_err(anyhow::Error::from)?;
-            aside = migrate::set_aside(&self.db_prefix, &self.host_root, record);
+            aside = migrate::after_reset(&self.db_prefix, &self.host_root, record)
+                .map_err(anyhow::Error::from)?;
         }
         if global.json {
             let mut done = json!({"reset": true, "stopped": stopped == Stopped::Gone});

@@ -193,8 +193,9 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
                 host_root,
                 ..
             } = &config.identity;
-            migrate::set_aside(db_prefix, host_root, store.weave()?);
+            let record = store.weave()?;
             store.destroy()?;
+            migrate::after_reset(db_prefix, host_root, record)?;
         }
         tracing::info!("bridge and state are removed");
     } else {

@@ -26,7 +26,7 @@ use rand::TryRng as _;
 use rand::rngs::SysRng;
 
 use super::migrate::{self, WeaveDb};
-use super::store::{Store, StoreError, StoredIdentity};
+use super::store::{Store, StoredIdentity};
 
 /// Goes before everything else into the hash.
 const SALT: &[u8] = b"9oBJ0Jmip-";
@@ -98,10 +98,10 @@ pub async fn preview(sources: &Sources) -> anyhow::Result<PeerName> {
     Ok(determine(sources, &store).await?.name)
 }
 
-/// Stores a name that was taken over.
-pub fn keep(sources: &Sources, store: &Store, name: PeerName) -> Result<(), StoreError> {
+/// A name that was taken over, as it is stored.
+pub fn of_this_machine(sources: &Sources, name: PeerName) -> StoredIdentity {
     let machine = Machine::read(&sources.host_root).mark();
-    store.set_identity(&StoredIdentity { name, machine })
+    StoredIdentity { name, machine }
 }
 
 /// The name that an existing bridge stands for, unless the user chose one.

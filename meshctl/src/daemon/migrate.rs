@@ -7,7 +7,8 @@
 //!
 //! [`export`] is the way back. After it the word of Weave's file counts, if Weave has changed it.
 //!
-//! All of it can be repeated after a crash at any point: the record of what was done is written last.
+//! Taking over is one transaction. A launch that is killed in the middle of either has changed nothing
+//! that a repetition would not make good.
 //!
 //! Source: Weave IPAM protocol, section 11; feature inventory, I21.
 
@@ -19,6 +20,7 @@ use std::str::FromStr;
 use ipam::allocator::Saved;
 use ipam::range::{Cidr, Range};
 use proto::PeerName;
+use redb::WriteTransaction;
 use thiserror::Error;
 use weavedb::State;
 
@@ -151,29 +153,40 @@ pub fn name_to_be(sources: &Sources, store: &Store) -> Result<Option<PeerName>, 
     Ok(weave_file::read(&path)?.name)
 }
 
-/// Puts the state files of Weave aside that a launch could take over, since after a reset they are
-/// out of date; the original's own reset deletes them. Returns where they are now. One in use is
-/// left alone.
-pub fn set_aside(prefix: &Path, root: &Path, record: Option<StoredWeave>) -> Vec<PathBuf> {
+/// For a reset, after which what Weave left behind is out of date; the original's own reset deletes
+/// it. To be called when our own state, of which `record` is the last, has been removed.
+///
+/// Files that a launch could take over are put aside; returns where they are now. If one stays where
+/// it is, because it is in use or cannot be moved, a state is left that says not to take it over.
+pub fn after_reset(
+    prefix: &Path,
+    root: &Path,
+    record: Option<StoredWeave>,
+) -> Result<Vec<PathBuf>, StoreError> {
     let recorded = record.map(|record| PathBuf::from(record.path));
-    let all = existing(prefix, root, recorded);
-    let moved = all
-        .iter()
-        .filter_map(|path| match weave_file::set_aside(path) {
+    let (mut moved, mut left) = (Vec::new(), None);
+    for path in existing(prefix, root, recorded) {
+        match weave_file::set_aside(&path) {
             Ok(aside) => {
-                tracing::info!(
-                    "{} is out of date, and is {} now",
-                    path.display(),
-                    aside.display()
-                );
-                Some(aside)
+                let path = path.display();
+                tracing::info!("{path} is out of date, and is {} now", aside.display());
+                moved.push(aside);
             }
             Err(error) => {
-                tracing::warn!("{error}");
-                None
+                tracing::warn!("{error}; it will not be taken over");
+                left = Some(path);
             }
-        });
-    moved.collect()
+        }
+    }
+    if let Some(path) = left {
+        let state = weave_file::read(&path);
+        Store::open(prefix)?.set_weave(&StoredWeave {
+            path: absolute(&path).to_string_lossy().into_owned(),
+            transaction: state.map_or(0, |state| state.transaction),
+            ..StoredWeave::default()
+        })?;
+    }
+    Ok(moved)
 }
 
 /// The state files of Weave that are there: at the usual places, and `one_more`.
@@ -313,33 +326,34 @@ impl Import<'_> {
             tracing::warn!("Weave Net's state file {file}: {oddity}");
         }
         let before = allocation::saved(self.store)?;
+        let mut saved = None;
         if let Some(name) = name
             && (before.is_some() || !state.ring.is_empty())
         {
             let acceptor = before.filter(|before| before.name == name);
-            let saved = Saved {
+            saved = Some(Saved {
                 name,
                 ring: state.ring.clone(),
                 owned: state.owned.clone(),
                 // Once there is a ring it does not matter.
                 acceptor: acceptor.and_then(|before| before.acceptor),
-            };
-            allocation::replace(self.store, &saved)?;
+            });
         }
-        if peers_too {
-            self.store.set_peers(&self.peers(&state.direct_peers))?;
-        }
-        if let Some(name) = name {
-            identity::keep(self.sources, self.store, name)?;
-        }
-        self.store.set_weave(&StoredWeave {
+        let identity = name.map(|name| identity::of_this_machine(self.sources, name));
+        let peers = peers_too.then(|| self.peers(&state.direct_peers));
+        let record = StoredWeave {
             path: absolute(path).to_string_lossy().into_owned(),
             transaction: state.transaction,
             handed_back: false,
             others: (state.others.iter())
                 .map(|(key, value)| (hex::encode(key), hex::encode(value)))
                 .collect(),
-        })?;
+        };
+        let also = |transaction: &WriteTransaction| match &saved {
+            Some(saved) => allocation::replace(transaction, saved),
+            None => Ok(()),
+        };
+        (self.store).take_over(identity.as_ref(), peers.as_ref(), &record, also)?;
         let peers = state.direct_peers.join(" ");
         match name {
             Some(name) if !state.ring.is_empty() => {

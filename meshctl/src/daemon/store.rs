@@ -107,6 +107,15 @@ struct IdentityRecord {
     machine: Option<String>,
 }
 
+impl From<&StoredIdentity> for IdentityRecord {
+    fn from(identity: &StoredIdentity) -> Self {
+        Self {
+            name: identity.name.to_string(),
+            machine: identity.machine.clone(),
+        }
+    }
+}
+
 /// Why the state cannot be used. Nothing on disk has changed.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -268,11 +277,7 @@ impl Store {
 
     /// Keeps the name of this host.
     pub fn set_identity(&self, identity: &StoredIdentity) -> Result<(), StoreError> {
-        let record = IdentityRecord {
-            name: identity.name.to_string(),
-            machine: identity.machine.clone(),
-        };
-        self.save(IDENTITY, &record)
+        self.save(IDENTITY, &IdentityRecord::from(identity))
     }
 
     /// The direct peers.
@@ -326,15 +331,29 @@ impl Store {
         })
     }
 
-    fn save(&self, key: &str, value: &impl Serialize) -> Result<(), StoreError> {
-        let mut bytes = vec![VERSION];
-        serde_json::to_writer(&mut bytes, value).map_err(|error| self.damaged(&error))?;
+    /// Keeps what was taken over from Weave Net, all of it or nothing: the name, if it has one, the
+    /// direct peers, unless there are own ones, what is put down by `more`, and that it was done.
+    pub(super) fn take_over(
+        &self,
+        identity: Option<&StoredIdentity>,
+        peers: Option<&StoredPeers>,
+        weave: &StoredWeave,
+        more: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), StoreError> {
         self.write(|transaction| {
-            transaction
-                .open_table(TABLE)?
-                .insert(key, bytes.as_slice())?;
-            Ok(())
+            more(transaction)?;
+            if let Some(identity) = identity {
+                put(transaction, IDENTITY, &IdentityRecord::from(identity))?;
+            }
+            if let Some(peers) = peers {
+                put(transaction, PEERS, peers)?;
+            }
+            put(transaction, WEAVE, weave)
         })
+    }
+
+    fn save(&self, key: &str, value: &impl Serialize) -> Result<(), StoreError> {
+        self.write(|transaction| put(transaction, key, value))
     }
 
     /// Reads what `read` wants from one moment's state.
@@ -441,6 +460,21 @@ impl Store {
             },
         }
     }
+}
+
+/// Makes a value of the main table part of a transaction.
+fn put(
+    transaction: &WriteTransaction,
+    key: &str,
+    value: &impl Serialize,
+) -> Result<(), redb::Error> {
+    let mut bytes = vec![VERSION];
+    serde_json::to_writer(&mut bytes, value)
+        .map_err(|error| redb::Error::Corrupted(error.to_string()))?;
+    transaction
+        .open_table(TABLE)?
+        .insert(key, bytes.as_slice())?;
+    Ok(())
 }
 
 /// Refuses a file that is not a redb database, before anything is written to it.

@@ -20,7 +20,7 @@ use ipam::range::{Address, Cidr, Range};
 use ipam::ring::Entry;
 use ipam::wire::persist::{Owned, decode_claims, encode_claims};
 use proto::PeerName;
-use redb::{ReadableTable as _, TableDefinition, TableError};
+use redb::{ReadableTable as _, TableDefinition, TableError, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::shared::Shared;
@@ -74,6 +74,11 @@ fn run(store: &Store, saves: &mpsc::Receiver<Save>, shared: &Weak<Shared>) {
 
 /// Puts changes on disk.
 pub(super) fn save(store: &Store, changes: &Changes) -> Result<(), StoreError> {
+    store.write(|transaction| put(transaction, changes))
+}
+
+/// Makes changes part of a transaction.
+pub(super) fn put(transaction: &WriteTransaction, changes: &Changes) -> Result<(), redb::Error> {
     let head = Head {
         name: changes.name.to_string(),
         start: changes.universe.start.to_string(),
@@ -81,42 +86,41 @@ pub(super) fn save(store: &Store, changes: &Changes) -> Result<(), StoreError> {
         seeds: changes.seeds.iter().map(ToString::to_string).collect(),
     };
     let mut head_value = vec![VERSION];
-    serde_json::to_writer(&mut head_value, &head).map_err(|error| store.damaged(&error))?;
-    store.write(|transaction| {
-        let mut main = transaction.open_table(MAIN)?;
-        let mut ring = transaction.open_table(RING)?;
-        let mut owned = transaction.open_table(OWNED)?;
-        if changes.anew {
-            main.retain(|_, _| false)?;
-            ring.retain(|_, _| false)?;
-            owned.retain(|_, _| false)?;
+    serde_json::to_writer(&mut head_value, &head)
+        .map_err(|error| redb::Error::Corrupted(error.to_string()))?;
+    let mut main = transaction.open_table(MAIN)?;
+    let mut ring = transaction.open_table(RING)?;
+    let mut owned = transaction.open_table(OWNED)?;
+    if changes.anew {
+        main.retain(|_, _| false)?;
+        ring.retain(|_, _| false)?;
+        owned.retain(|_, _| false)?;
+    }
+    let is_new = main.get(HEAD)?.is_none_or(|old| old.value() != head_value);
+    if is_new {
+        main.insert(HEAD, head_value.as_slice())?;
+    }
+    for (token, entry) in &changes.entries {
+        ring.insert(token.0, (entry.peer.as_u64(), entry.version, entry.free))?;
+    }
+    for (ident, value) in &changes.owned {
+        match value {
+            Some(value) => owned.insert(&**ident, encode_owned(value).as_slice())?,
+            None => owned.remove(&**ident)?,
+        };
+    }
+    match &changes.acceptor {
+        Some(Some((id, claims))) => {
+            let mut value = vec![VERSION];
+            value.extend(encode_claims(&[(*id, claims.clone())].into()));
+            main.insert(ACCEPTOR, value.as_slice())?;
         }
-        let is_new = main.get(HEAD)?.is_none_or(|old| old.value() != head_value);
-        if is_new {
-            main.insert(HEAD, head_value.as_slice())?;
+        Some(None) => {
+            main.remove(ACCEPTOR)?;
         }
-        for (token, entry) in &changes.entries {
-            ring.insert(token.0, (entry.peer.as_u64(), entry.version, entry.free))?;
-        }
-        for (ident, value) in &changes.owned {
-            match value {
-                Some(value) => owned.insert(&**ident, encode_owned(value).as_slice())?,
-                None => owned.remove(&**ident)?,
-            };
-        }
-        match &changes.acceptor {
-            Some(Some((id, claims))) => {
-                let mut value = vec![VERSION];
-                value.extend(encode_claims(&[(*id, claims.clone())].into()));
-                main.insert(ACCEPTOR, value.as_slice())?;
-            }
-            Some(None) => {
-                main.remove(ACCEPTOR)?;
-            }
-            None => {}
-        }
-        Ok(())
-    })
+        None => {}
+    }
+    Ok(())
 }
 
 /// What is on disk, if there ever was anything.

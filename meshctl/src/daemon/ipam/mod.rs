@@ -42,6 +42,7 @@ use ipam::status::Status;
 use ipam::wire::persist::Owned;
 use proto::PeerName;
 use proto::gossip::GossipChannel;
+use redb::WriteTransaction;
 use router::io::RouterHandle;
 use router::mesh::Members;
 use thiserror::Error;
@@ -263,12 +264,12 @@ pub fn saved(store: &Store) -> Result<Option<Saved>, StoreError> {
     disk::load(store)
 }
 
-/// Puts `saved` on disk in the place of whatever is there.
-pub fn replace(store: &Store, saved: &Saved) -> Result<(), StoreError> {
+/// Makes `saved` take the place of whatever is on disk.
+pub fn replace(transaction: &WriteTransaction, saved: &Saved) -> Result<(), redb::Error> {
     let entries = saved.ring.entries().iter();
     let owned = saved.owned.iter();
-    disk::save(
-        store,
+    disk::put(
+        transaction,
         &Changes {
             anew: true,
             name: saved.name,

@@ -95,6 +95,12 @@ impl Host {
     }
 }
 
+fn replace(store: &Store, saved: &Saved) {
+    store
+        .write(|transaction| allocation::replace(transaction, saved))
+        .unwrap();
+}
+
 /// Has the original, which is not here, change something in its file.
 fn weave_runs(path: &Path, change: impl FnOnce(&mut State)) {
     let mut state = weave_file::read(path).unwrap();
@@ -133,7 +139,7 @@ fn a_new_host_takes_everything_over() {
     let store = host.launch().unwrap();
     let mut changed = saved;
     changed.owned.clear();
-    allocation::replace(&store, &changed).unwrap();
+    replace(&store, &changed);
     drop(store);
     let store = host.launch().unwrap();
     assert_eq!(allocation::saved(&store).unwrap(), Some(changed));
@@ -273,7 +279,7 @@ fn there_and_back_and_there_again() {
         cidrs: vec!["10.32.0.77/16".parse().unwrap()],
     };
     saved.owned.insert("ours".to_owned(), ours.clone());
-    allocation::replace(&store, &saved).unwrap();
+    replace(&store, &saved);
     drop(store);
 
     assert!(matches!(
@@ -395,8 +401,22 @@ fn a_reset_leaves_nothing_to_take_over() {
         path: other.display().to_string(),
         ..StoredWeave::default()
     };
-    let aside = set_aside(&host.sources.db_prefix, host.root.path(), Some(record));
+    let reset = |record| after_reset(&host.sources.db_prefix, host.root.path(), record).unwrap();
+    let aside = reset(Some(record));
     assert_eq!(aside.len(), 3);
     assert!(aside.iter().all(|path| path.exists()) && !path.exists());
+    assert!(!super::super::store::path(&host.sources.db_prefix).exists());
     assert_eq!(host.launch().unwrap().weave().unwrap(), None);
+
+    // One that cannot be moved, as Weave has it.
+    let host = Host::new();
+    let path = host.put(USUAL[0]);
+    let held = fs::File::open(&path).unwrap();
+    let how = rustix::fs::FlockOperation::NonBlockingLockShared;
+    rustix::fs::flock(&held, how).unwrap();
+    let reset = |record| after_reset(&host.sources.db_prefix, host.root.path(), record).unwrap();
+    assert_eq!(reset(None), Vec::<PathBuf>::new());
+    let store = host.launch().unwrap();
+    assert_eq!(store.identity().unwrap(), None);
+    assert_eq!(allocation::saved(&store).unwrap(), None);
 }
