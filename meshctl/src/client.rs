@@ -38,6 +38,8 @@ pub struct Answer {
     pub status: u16,
     /// Body, if it is text.
     pub body: String,
+    /// What was done, but perhaps not as meant: the text of the header `Warning`.
+    pub warning: Option<String>,
 }
 
 /// The daemon did not answer.
@@ -156,9 +158,10 @@ impl Client {
             let connection = tokio::spawn(connection);
             let response = sender.send_request(request).await?;
             let status = response.status().as_u16();
+            let warning = response.headers().get(header::WARNING).and_then(warning);
             let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
             connection.abort();
-            Ok::<_, hyper::Error>((status, body))
+            Ok::<_, hyper::Error>((status, warning, body))
         };
         let answer = match self.patience {
             Some(patience) => timeout(patience, exchange)
@@ -166,11 +169,12 @@ impl Client {
                 .map_err(|_| failed(format!("nothing came for {} s", patience.as_secs())))?,
             None => exchange.await,
         };
-        let (status, body) = answer.map_err(|error| failed(error.to_string()))?;
+        let (status, warning, body) = answer.map_err(|error| failed(error.to_string()))?;
         let body = body.map_err(|error| failed(error.to_string()))?.to_bytes();
         Ok(Answer {
             status,
             body: String::from_utf8_lossy(&body).into_owned(),
+            warning,
         })
     }
 
@@ -203,6 +207,13 @@ impl Client {
             .hint("is it a meshctl of another version? compare with \"meshctl version\"")
         })
     }
+}
+
+/// The text of a warning as RFC 7234, section 5.5 writes it: code, agent, and a quoted text.
+fn warning(value: &header::HeaderValue) -> Option<String> {
+    let text = value.to_str().ok()?;
+    let (_, quoted) = text.split_once('"')?;
+    Some(quoted.strip_suffix('"')?.to_owned())
 }
 
 impl Answer {

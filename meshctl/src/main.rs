@@ -7,6 +7,7 @@
 //! * [`report`] is what the daemon tells about itself; [`text`] turns it into the original's words.
 //! * [`weave_file`] reads and writes the state file of Weave Net.
 //! * [`host_routes`] tells what of the host a range of addresses would be in the way of.
+//! * [`resolve`] asks a name server.
 //! * [`secret`] takes the password out of sight before anything else happens.
 
 #![expect(unreachable_pub, reason = "a program is not used as a library")]
@@ -18,6 +19,7 @@ mod daemon;
 mod form;
 mod host_routes;
 mod report;
+mod resolve;
 mod secret;
 mod text;
 mod time;

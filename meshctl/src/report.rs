@@ -31,6 +31,9 @@ pub struct Report {
     /// Address allocation; null if it is off.
     #[serde(rename = "IPAM", default)]
     pub ipam: Option<Allocation>,
+    /// Names of containers, where they are served.
+    #[serde(rename = "DNS", default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<DnsReport>,
     /// What the original does not have.
     pub meshctl: Own,
 }
@@ -203,6 +206,57 @@ pub struct Mac {
     pub last_seen: String,
 }
 
+/// `DNS`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DnsReport {
+    /// The domain of all names, with its final dot.
+    pub domain: String,
+    /// Servers that are asked for all other names.
+    pub upstream: Vec<String>,
+    /// Where queries are answered; empty: nowhere.
+    pub address: String,
+    /// Life of answers in the caches of others, in seconds.
+    #[serde(rename = "TTL")]
+    pub ttl: u32,
+    /// All that is known, deleted ones included; null if there is none.
+    pub entries: Option<Vec<DnsEntry>>,
+}
+
+/// A name of a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DnsEntry {
+    /// Fully qualified, with the final dot.
+    pub hostname: String,
+    /// The peer that it comes from.
+    pub origin: String,
+    /// The container.
+    #[serde(rename = "ContainerID")]
+    pub container_id: String,
+    /// The address behind the name.
+    pub address: String,
+    /// Raised by each change.
+    pub version: i64,
+    /// Unix seconds of the deletion; 0 is alive.
+    pub tombstone: i64,
+}
+
+impl DnsReport {
+    /// The entries that answer queries, in the order of the table.
+    pub fn live(&self) -> impl Iterator<Item = &DnsEntry> {
+        let all = self.entries.iter().flatten();
+        all.filter(|entry| entry.tombstone == 0)
+    }
+
+    /// A host name without the domain, if it lies within.
+    pub fn short<'n>(&self, hostname: &'n str) -> &'n str {
+        let below = hostname.strip_suffix(self.domain.as_str());
+        let host = below.and_then(|below| below.strip_suffix('.'));
+        host.unwrap_or(hostname)
+    }
+}
+
 /// What the original's report has no place for.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -221,6 +275,38 @@ pub struct Own {
     pub local: Counters,
     /// Frames and datagrams dropped, by reason.
     pub drops: BTreeMap<String, u64>,
+    /// About names of containers, where they are served.
+    #[serde(rename = "DNS", default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<OwnDns>,
+}
+
+/// What the original does not tell about names.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct OwnDns {
+    /// Why queries are not answered, if they are not.
+    #[serde(default)]
+    pub problem: Option<String>,
+    /// Queries by kind and result, those that there were.
+    pub queries: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Updates of other peers that could not be read.
+    pub refused_updates: u64,
+    /// How far the clocks of other peers are off.
+    pub clocks: Vec<ClockReport>,
+}
+
+/// The clock of a peer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ClockReport {
+    /// Whose.
+    pub peer: String,
+    /// Its nickname.
+    pub nick_name: String,
+    /// Seconds by which it is ahead of ours.
+    pub offset: i64,
+    /// Whether that needs attention.
+    pub wrong: bool,
 }
 
 /// An overlay link to a neighbour.
@@ -307,6 +393,7 @@ impl Report {
             version_check: VersionCheck::default(),
             router: router(facts, status, now),
             ipam: None,
+            dns: None,
             meshctl: Own {
                 pid: facts.pid,
                 bridge: facts.bridge.clone(),
@@ -317,6 +404,7 @@ impl Report {
                 drops: (status.data.drops.iter())
                     .map(|(reason, count)| ((*reason).to_owned(), *count))
                     .collect(),
+                dns: None,
             },
         }
     }

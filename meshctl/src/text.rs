@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use ipam::status::Status as Allocation;
 use serde_json::Value;
 
-use crate::report::{Connection, Report};
+use crate::report::{Connection, DnsReport, OwnDns, Report};
 
 /// The states of connections, in the order in which they are counted.
 const STATES: [&str; 5] = ["established", "pending", "retrying", "failed", "connecting"];
@@ -77,6 +77,9 @@ pub fn status(report: &Report) -> String {
     if let Some(ipam) = &report.ipam {
         allocation(&mut text, ipam);
     }
+    if let Some(names) = &report.dns {
+        dns(&mut text, names, report.meshctl.dns.as_ref());
+    }
     text
 }
 
@@ -106,6 +109,63 @@ pub fn ipam(ipam: &Allocation) -> String {
         entry.nickname = printable(&entry.nickname).into_owned();
     }
     ipam.shares_text()
+}
+
+/// The lines about names; those about what is wrong are our own.
+fn dns(text: &mut String, dns: &DnsReport, own: Option<&OwnDns>) {
+    let upstream = if dns.upstream.is_empty() {
+        "none".to_owned()
+    } else {
+        dns.upstream.join(", ")
+    };
+    let _ = write!(
+        text,
+        "
+        Service: dns
+         Domain: {domain}
+       Upstream: {upstream}
+            TTL: {ttl}
+        Entries: {count}
+",
+        domain = dns.domain,
+        ttl = dns.ttl,
+        count = dns.live().count(),
+    );
+    let Some(own) = own else {
+        return;
+    };
+    if let Some(problem) = &own.problem {
+        let _ = writeln!(text, "        Address: none, {problem}");
+    }
+    for clock in own.clocks.iter().filter(|clock| clock.wrong) {
+        let _ = writeln!(
+            text,
+            "      ClockSkew: {}({}) is {} s {}",
+            clock.peer,
+            printable(&clock.nick_name),
+            clock.offset.unsigned_abs(),
+            if clock.offset < 0 { "behind" } else { "ahead" },
+        );
+    }
+}
+
+/// `status dns`.
+pub fn names(report: &Report) -> String {
+    let mut text = String::new();
+    let Some(dns) = &report.dns else {
+        return text;
+    };
+    for entry in dns.live() {
+        let _ = writeln!(
+            text,
+            "{:<12} {:<15} {:>12.12} {}",
+            printable(dns.short(&entry.hostname)),
+            entry.address,
+            printable(&entry.container_id),
+            entry.origin,
+        );
+    }
+    text
 }
 
 /// `status targets`.

@@ -104,7 +104,13 @@ fn mistakes_are_explained() {
         ("launch --resume host", "in conjunction with --resume"),
         ("launch --proxy", "Docker proxy"),
         ("launch -H tcp://0.0.0.0:12375", "Docker proxy"),
-        ("launch -dns-domain x.", "name server"),
+        ("launch -dns-domain x..y", "host name"),
+        ("launch --dns-listen-address localhost", "172.17.0.1:53"),
+        ("launch --dns-fallback-timeout 5", "500ms"),
+        ("launch --dns-ttl=-1", "--dns-ttl"),
+        ("dns-add 10.2.1.1", "-h NAME"),
+        ("dns-add c1 c2 -h x", "one word too many"),
+        ("dns-remove", "ADDRESS"),
         (
             "launch -iprange azure-prd-01",
             "is the variable before it empty",
@@ -201,18 +207,11 @@ fn without_a_daemon() {
 }
 
 #[test]
-fn topics_of_services_that_are_missing() {
-    let ran = run("status dns");
-    assert_eq!(ran.code, 4);
-    assert!(ran.err.contains("which this version lacks"), "{}", ran.err);
-}
-
-#[test]
 fn verbs_of_older_eras_explain_themselves() {
     for (line, code, part) in [
         ("--local setup", 0, "needs no images"),
         ("stop-dns", 0, "no DNS container"),
-        ("launch-dns 10.2.254.1/24", 4, "names of containers"),
+        ("launch-dns 10.2.254.1/24", 0, "by the daemon itself"),
         ("launch-proxy --with-dns", 4, "Docker proxy"),
         ("launch-router -iprange 10.2.0.0/16", 1, "launch"),
         ("run -it --rm image", 1, "Weave Net 2.0"),

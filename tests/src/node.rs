@@ -22,6 +22,9 @@ const HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOS
 const HEADERS: &str = "Accept: application/json\r\n\
                        Content-Type: application/x-www-form-urlencoded\r\n";
 
+/// Where daemons answer queries for names, unless told otherwise.
+const DNS: &str = "127.0.0.1:53";
+
 /// How long a daemon may take to end when asked to.
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -67,8 +70,10 @@ pub struct Options {
     pub trusted_subnets: Option<String>,
     /// Take the targets of the life before.
     pub resume: bool,
-    /// Let the original serve addresses (of this range) and names.
+    /// Serve addresses (of this range) and names.
     pub services: Option<String>,
+    /// Serve names too, at 127.0.0.1:53 unless `extra` says otherwise.
+    pub names: bool,
     /// How much to log; `None`: `debug`.
     pub log_level: Option<String>,
     /// Our program to run; `None`: that of [`meshctl`].
@@ -162,6 +167,11 @@ impl Node {
                 if program.is_none() {
                     command.args(["--weave-db", "none"]);
                 }
+                if options.names || options.services.is_some() {
+                    command.args(["--dns-listen-address", DNS]);
+                } else {
+                    command.arg("--no-dns");
+                }
                 command
             }
             Kind::Weaver => {
@@ -171,15 +181,13 @@ impl Node {
                 command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
                 command.arg(weaver().expect("WEAVER is set"));
                 command.args(["--no-fastdp", "--docker-api="]);
-                match &options.services {
-                    Some(range) => command.args([
-                        "--ipalloc-range",
-                        range,
-                        "--dns-listen-address",
-                        "127.0.0.1:53",
-                    ]),
-                    None => command.args(["--ipalloc-range", "", "--no-dns"]),
-                };
+                let range = options.services.as_deref().unwrap_or_default();
+                command.args(["--ipalloc-range", range]);
+                if options.names || options.services.is_some() {
+                    command.args(["--dns-listen-address", DNS]);
+                } else {
+                    command.arg("--no-dns");
+                }
                 command
             }
         };

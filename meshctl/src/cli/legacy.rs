@@ -21,7 +21,6 @@ enum Word {
     Later(&'static str),
 }
 
-const DNS: &str = "names of containers";
 const ATTACH: &str = "attaching containers";
 const PROXY: &str = "the Docker proxy";
 
@@ -30,15 +29,16 @@ const WORDS: &[(&str, Word)] = &[
         "setup",
         Word::Nothing("nothing to set up: meshctl is one program and needs no images"),
     ),
-    ("launch-dns", Word::Later(DNS)),
+    (
+        "launch-dns",
+        Word::Nothing(
+            "names are served by the daemon itself, unless it was launched with --no-dns",
+        ),
+    ),
     (
         "stop-dns",
         Word::Nothing("no DNS container runs beside meshctl"),
     ),
-    ("dns-add", Word::Later(DNS)),
-    ("dns-remove", Word::Later(DNS)),
-    ("dns-lookup", Word::Later(DNS)),
-    ("dns-args", Word::Later(DNS)),
     ("launch-proxy", Word::Later(PROXY)),
     (
         "stop-proxy",

@@ -8,6 +8,7 @@ mod completions;
 mod connect;
 mod create_bridge;
 mod demo;
+mod dns;
 mod export_weave_db;
 mod failure;
 mod forget;
@@ -119,6 +120,14 @@ enum Verb {
     CreateBridge(create_bridge::CreateBridgeArgs),
     /// Show a mesh of three hosts on this machine, and take it down
     Demo(demo::DemoArgs),
+    /// Give a container a name, or more than one
+    DnsAdd(dns::NameArgs),
+    /// Take names from a container
+    DnsRemove(dns::NameArgs),
+    /// Look a name up
+    DnsLookup(dns::LookupArgs),
+    /// Print the options that make a container look names up here
+    DnsArgs,
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
 }
@@ -193,6 +202,10 @@ fn dispatch(cli: Cli, args: &[OsString], matches: &clap::ArgMatches) -> Result<(
         Verb::Status(status) => block_on(status.run(&global)),
         Verb::Report(report) => block_on(report.run(&global)),
         Verb::Version => block_on(version::run(&global)),
+        Verb::DnsAdd(names) => block_on(names.add(&global)),
+        Verb::DnsRemove(names) => block_on(names.remove(&global)),
+        Verb::DnsLookup(lookup) => block_on(lookup.run(&global)),
+        Verb::DnsArgs => block_on(dns::args(&global)),
     }
 }
 

@@ -18,6 +18,13 @@ pub fn print(text: &str) -> Result<(), Failure> {
     written(anstream::stdout().lock().write_all(text.as_bytes()))
 }
 
+/// Tells the user something besides, on standard error.
+pub fn warn(text: &str) {
+    let style = Style::new().bold().fg_color(Some(AnsiColor::Yellow.into()));
+    // Where nobody listens there is nobody to tell.
+    let _ = writeln!(anstream::stderr().lock(), "{style}warning:{style:#} {text}");
+}
+
 /// Prints `value` as indented JSON, by four spaces as the original does.
 pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let mut text = to_json(value)?;

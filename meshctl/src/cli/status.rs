@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::output::{GOOD, LABEL, state_colour};
 use super::{Exit, Failure, Global, output};
 use crate::client::Client;
-use crate::report::Report;
+use crate::report::{DnsReport, Report};
 use crate::text::{self, arrow, printable};
 
 /// Flags of `status`.
@@ -30,8 +30,7 @@ pub enum Topic {
     Connections,
     /// All peers of the mesh with the connections they list
     Peers,
-    /// Names (not in this version)
-    #[value(hide = true)]
+    /// Names of containers, of all hosts
     Dns,
     /// Which peer owns how many addresses
     Ipam,
@@ -50,7 +49,7 @@ impl StatusArgs {
             Some(Topic::Targets) => "/status/targets",
             Some(Topic::Connections) => "/status/connections",
             Some(Topic::Peers) => "/status/peers",
-            Some(Topic::Dns) => return Err(not_here("dns", "the name server")),
+            Some(Topic::Dns) => "/status/dns",
             Some(Topic::Ipam) => return ipam(global, &client).await,
         };
         if global.json {
@@ -59,6 +58,7 @@ impl StatusArgs {
                 Some(Topic::Targets) => output::print_json(&report.router.targets),
                 Some(Topic::Connections) => output::print_json(&report.router.connections),
                 Some(Topic::Peers) => output::print_json(&report.router.peers),
+                Some(Topic::Dns) => output::print_json(served(&report)?),
                 _ => output::print_json(&report),
             };
         }
@@ -68,6 +68,7 @@ impl StatusArgs {
                 Some(Topic::Connections) => connections(&report),
                 Some(Topic::Peers) => peers(&report),
                 Some(Topic::Targets) => text::targets(&report),
+                Some(Topic::Dns) => names(&report, served(&report)?),
                 _ => format!("\n{}\n", coloured(&text::status(&report))),
             });
         }
@@ -77,14 +78,6 @@ impl StatusArgs {
             Some(_) => output::print(&text),
         }
     }
-}
-
-fn not_here(topic: &str, service: &str) -> Failure {
-    Failure::new(
-        Exit::NotServed,
-        format!("\"status {topic}\" is about {service}, which this version lacks"),
-    )
-    .hint("the topics are targets, connections, peers and ipam")
 }
 
 async fn ipam(global: &Global, client: &Client) -> Result<(), Failure> {
@@ -261,6 +254,29 @@ fn connections(report: &Report) -> String {
             Cell::new(of_link(|link| output::bytes(link.traffic.rx_bytes))),
             Cell::new(of_link(|link| output::bytes(link.traffic.tx_bytes))),
             Cell::new(note),
+        ]);
+    }
+    format!("{table}\n")
+}
+
+fn served(report: &Report) -> Result<&DnsReport, Failure> {
+    report.dns.as_ref().ok_or_else(|| {
+        Failure::new(Exit::NotServed, "the daemon serves no names")
+            .hint("it was launched with --no-dns")
+    })
+}
+
+fn names(report: &Report, dns: &DnsReport) -> String {
+    let mut table = output::table(&["NAME", "ADDRESS", "CONTAINER", "HOST"]);
+    for entry in dns.live() {
+        let peers = &report.router.peers;
+        let origin = peers.iter().find(|peer| peer.name == entry.origin);
+        let nickname = origin.map_or("", |peer| peer.nick_name.as_str());
+        table.add_row([
+            Cell::new(printable(dns.short(&entry.hostname))),
+            Cell::new(&entry.address),
+            Cell::new(printable(&entry.container_id)),
+            Cell::new(format!("{}({})", entry.origin, printable(nickname))),
         ]);
     }
     format!("{table}\n")

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use host::netlink::Netlink;
+use proto::gossip::GossipChannel;
 use proto::{PeerName, PeerUid};
 use rand::TryRng as _;
 use rand::rngs::SysRng;
@@ -30,6 +31,7 @@ use super::admin::server::{Listener, serve};
 use super::admin::{self, Admin, Services, Stop};
 use super::config::{Allocation, Config, Peers};
 use super::control::Control as _;
+use super::dns::{self as names, NameService, Names};
 use super::identity::Sources;
 use super::ipam::{self, Ipam, PreClaim};
 use super::peers::{self, Beginning, Keeper};
@@ -97,6 +99,7 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
             }
             None => None,
         },
+        names: start_names(&mut config, identity.name).await?,
     };
     let (device, tap) = match &config.bridge {
         Some(name) => {
@@ -113,6 +116,9 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
         seed,
     )?;
     let handle = router.handle();
+    if let Some(service) = &services.names {
+        tokio::spawn(names::spread(service.names().clone(), handle.clone()));
+    }
     if let Some(ipam) = &services.ipam {
         ipam.join(handle.clone(), router.members());
     }
@@ -166,6 +172,9 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
                 }
                 if let Some(device) = &device {
                     device.look_after().await;
+                }
+                if let Some(service) = &services.names {
+                    service.look_after().await;
                 }
             }
         }
@@ -247,6 +256,19 @@ fn begin(config: &Config, store: &Store) -> anyhow::Result<Beginning> {
             Ok(beginning)
         }
     }
+}
+
+/// The names of containers, and the server for them.
+async fn start_names(
+    config: &mut Config,
+    ours: PeerName,
+) -> anyhow::Result<Option<Arc<NameService>>> {
+    let Some(names_config) = config.names.take() else {
+        return Ok(None);
+    };
+    let names = Names::new(ours, names_config.domain.clone());
+    let service = NameService::start(names, names_config, config.bridge.clone()).await?;
+    Ok(Some(Arc::new(service)))
 }
 
 fn random_seed() -> anyhow::Result<[u8; 32]> {
@@ -338,7 +360,11 @@ fn start(
     services: &Services,
     seed: [u8; 32],
 ) -> anyhow::Result<Router> {
-    let mut channels = Vec::new();
+    let mut channels: Vec<(String, Box<dyn GossipChannel>)> = Vec::new();
+    if let Some(service) = &services.names {
+        let channel = names::Channel::new(service.names().clone());
+        channels.push((::dns::CHANNEL.to_owned(), Box::new(channel)));
+    }
     if let Some(ipam) = &services.ipam {
         channels.push((ipam::CHANNEL.to_owned(), ipam.channel()));
     }

@@ -1,17 +1,19 @@
 //! What the daemon is told to do, checked.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::ValueEnum;
+use dns::Domain;
 use ipam::allocator::Init;
 use ipam::range::Cidr;
 use router::crypto::session::Password;
 use router::io::tap::Choice;
 use router::mesh::Subnet;
-
-use super::identity::Sources;
 use router::wire::intro::Versions;
 
+use super::identity::Sources;
 use crate::address::Address;
 
 /// Everything that `launch` decides.
@@ -53,6 +55,8 @@ pub struct Config {
     pub trusted_subnets: Vec<Subnet>,
     /// Allocation of addresses; `None`: not here.
     pub allocation: Option<Allocation>,
+    /// Names of containers; `None`: they are not served.
+    pub names: Option<NamesConfig>,
     /// Direct peers.
     pub peers: Peers,
     /// Options to store for `--resume`.
@@ -74,6 +78,36 @@ pub struct Allocation {
     pub default_subnet: Cidr,
     /// How the first owners of the range are found.
     pub init: Init,
+}
+
+/// How names of containers are served.
+#[derive(Debug, Clone)]
+pub struct NamesConfig {
+    /// The domain of all names.
+    pub domain: Domain,
+    /// Where queries are answered.
+    pub listen: Listen,
+    /// Seconds for which answers hold, up to 2^31 - 1.
+    pub ttl: u32,
+    /// How long to wait for each server upstream.
+    pub timeout: Duration,
+    /// The file that names the servers upstream; `None`: there are none.
+    pub resolv_conf: Option<PathBuf>,
+}
+
+/// Where queries are answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// Here, or the daemon does not start.
+    Given(SocketAddr),
+    /// Where containers can reach it: at the address of Docker's bridge, or else of our own. As
+    /// long as there is none, nowhere.
+    Found {
+        /// Name of Docker's bridge.
+        docker_bridge: String,
+        /// The port.
+        port: u16,
+    },
 }
 
 /// Where the direct peers come from.

@@ -19,15 +19,22 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use router::status::{LinkStatus, RouterStatus};
 
+use super::dns::NameService;
 use crate::report::state;
 
 /// Media type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-type Labels = Vec<(String, String)>;
+/// Names and values.
+pub(super) type Labels = Vec<(String, String)>;
 
 /// The metrics of one moment.
-pub fn encode(status: &RouterStatus, ipam: Option<&Allocation>, version: &str) -> String {
+pub fn encode(
+    status: &RouterStatus,
+    ipam: Option<&Allocation>,
+    names: Option<&NameService>,
+    version: &str,
+) -> String {
     let mut registry = Registry::default();
     original(&mut registry, status);
     if let Some(ipam) = ipam {
@@ -35,6 +42,9 @@ pub fn encode(status: &RouterStatus, ipam: Option<&Allocation>, version: &str) -
     }
     by_neighbour(&mut registry, status);
     totals(&mut registry, status);
+    if let Some(names) = names {
+        super::dns::metrics::register(&mut registry, names, status);
+    }
     process(&mut registry, version);
     let mut text = String::new();
     // A String takes everything.
@@ -281,7 +291,8 @@ fn process(registry: &mut Registry, version: &str) {
     }
 }
 
-fn labels(labels: &[(&str, impl Display)]) -> Labels {
+/// Labels of a metric.
+pub(super) fn labels(labels: &[(&str, impl Display)]) -> Labels {
     (labels.iter())
         .map(|(name, value)| ((*name).to_owned(), value.to_string()))
         .collect()
@@ -299,7 +310,7 @@ mod tests {
 
     #[test]
     fn connections_are_counted_as_the_original_does() {
-        let text = encode(&busy(), None, "0.1.0");
+        let text = encode(&busy(), None, None, "0.1.0");
         let mut lines = lines(&text, "weave_");
         lines.sort();
         assert_eq!(
@@ -324,7 +335,7 @@ mod tests {
     fn neighbours_and_drops_have_their_own() {
         let mut status = busy();
         status.mesh.peers[1].nickname = "ho\"st\n2".to_owned();
-        let text = encode(&status, None, "0.1.0");
+        let text = encode(&status, None, None, "0.1.0");
         let peer = r#"{peer="00:00:00:00:00:02",nickname="ho\"st\n2",overlay="sleeve"}"#;
         for line in [
             format!("meshctl_peer_received_bytes_total{peer} 100"),
@@ -343,7 +354,7 @@ mod tests {
 
     #[test]
     fn allocation_has_the_metrics_of_the_original() {
-        let text = encode(&alone(), Some(&allocating()), "0.1.0");
+        let text = encode(&alone(), Some(&allocating()), None, "0.1.0");
         let mut lines = lines(&text, "weave_");
         lines.sort();
         assert_eq!(
@@ -362,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_host_alone_has_no_connections() {
-        let text = encode(&alone(), None, "0.1.0");
+        let text = encode(&alone(), None, None, "0.1.0");
         assert_eq!(
             lines(&text, "weave_"),
             ["weave_connection_terminations_total 0"]

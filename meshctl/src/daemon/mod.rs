@@ -11,6 +11,7 @@ mod app;
 pub mod bridge;
 pub mod config;
 mod control;
+mod dns;
 pub mod identity;
 pub mod ipam;
 mod log;

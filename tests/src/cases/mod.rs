@@ -7,6 +7,7 @@ pub mod addresses;
 pub mod links;
 pub mod meshes;
 pub mod migration;
+pub mod names;
 pub mod paths;
 pub mod refusals;
 pub mod restarts;

@@ -124,6 +124,7 @@ impl Stage {
             command.args([
                 "launch",
                 "--ipalloc-range=",
+                "--no-dns",
                 "--weave-db=none",
                 "--name",
                 &format!("::{}", number(index)),

@@ -56,7 +56,6 @@ const NO_CLOUD: Fate = NoEffect("the service behind it has been shut down");
 const NO_SCRIPT: Fate = NoEffect("it told Weave's script what to do, and there is no script");
 const NO_MASQUERADE: Fate =
     NoEffect("this version never masquerades, so addresses stay as they are");
-const DNS: Fate = Refused("the name server");
 const PROXY: Fate = Refused("the Docker proxy");
 const PLUGIN: Fate = Refused("the Docker plugin");
 
@@ -72,7 +71,6 @@ const FLAGS: &[Flag] = &[
         NoEffect("frames come from a TAP device on the bridge"),
     ),
     value("wait", NoEffect("there is no interface to wait for")),
-    value("docker-bridge", NO_DOCKER),
     Flag {
         aliases: &["api"],
         ..value("docker-api", NO_DOCKER)
@@ -87,12 +85,6 @@ const FLAGS: &[Flag] = &[
     value("peer-discovery-url", NO_CLOUD),
     value("token", NO_CLOUD),
     value("advertise-address", NO_CLOUD),
-    switch("no-dns", NoEffect("this version serves no names anyway")),
-    value("dns-domain", DNS),
-    value("dns-listen-address", DNS),
-    value("dns-ttl", DNS),
-    value("dns-fallback-timeout", DNS),
-    value("resolv-conf", DNS),
     switch("plugin", PLUGIN),
     switch("plugin-v2", PLUGIN),
     switch("plugin-v2-multicast", PLUGIN),
@@ -249,7 +241,7 @@ mod tests {
             "--docker-api=",
             "--proxy=false",
             "--plugin=f",
-            "--no-dns=0",
+            "--tls=0",
             "--token",
             "",
         ];
@@ -262,8 +254,8 @@ mod tests {
             "--proxy",
             "-H",
             "tcp://:12375",
-            "--dns-ttl",
-            "30",
+            "--plugin-socket",
+            "/x",
             "--no-fastdp",
         ]);
         let failure = foreign.judge().unwrap_err();
@@ -271,7 +263,7 @@ mod tests {
         for part in [
             "proxy belongs to the Docker proxy",
             "-H belongs",
-            "dns-ttl belongs",
+            "plugin-socket belongs",
         ] {
             assert!(told.contains(part), "{told}");
         }
@@ -280,13 +272,13 @@ mod tests {
 
     #[test]
     fn harmless_ones_are_noted() {
-        let foreign = parse(&["--no-fastdp", "--api", "unix:///x", "--bufsz=8", "--no-dns"]);
+        let foreign = parse(&["--no-fastdp", "--api", "unix:///x", "--bufsz=8"]);
         let names: Vec<_> = foreign
             .judge()
             .unwrap()
             .iter()
             .map(|(name, _)| *name)
             .collect();
-        assert_eq!(names, ["bufsz", "docker-api", "no-fastdp", "no-dns"]);
+        assert_eq!(names, ["bufsz", "docker-api", "no-fastdp"]);
     }
 }

@@ -5,6 +5,7 @@
 //! A flag given twice counts as given the last time, as in the original.
 
 mod foreign;
+mod names;
 mod ranges;
 mod remembered;
 
@@ -154,6 +155,8 @@ pub struct LaunchArgs {
     #[command(flatten)]
     ranges: ranges::Ranges,
     #[command(flatten)]
+    names: names::Names,
+    #[command(flatten)]
     foreign: foreign::Foreign,
 }
 
@@ -301,6 +304,7 @@ impl LaunchArgs {
             mtu: (self.mtu > 0).then_some(self.mtu),
             trusted_subnets: self.trusted_subnets.into_iter().flatten().collect(),
             allocation,
+            names: self.names.config(&self.host_root),
             peers: if self.resume {
                 Peers::Stored
             } else {

@@ -8,6 +8,7 @@
 //! | POST | `/connect` | form: `peer=`..., `replace=true`; 400 with one line per bad peer, the good ones are added |
 //! | POST | `/forget` | form: `peer=`... |
 //! | POST | `/stop` | own: ends the daemon; `reset=true` removes bridge and state as well |
+//! | | `/domain`, `/dns-address*`, `/name*`, `/status/dns` | see [`names`] |
 //!
 //! The calls about addresses are those of [`ipam::http`].
 //!
@@ -17,6 +18,7 @@
 //! Source: feature inventory, section 6.
 
 pub mod guard;
+mod names;
 pub mod server;
 
 use std::sync::Arc;
@@ -33,6 +35,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::control::{Control, NoRouter, Refusal};
+use super::dns::NameService;
 use super::ipam::{self, Ipam};
 use super::{metrics, template};
 use crate::cli::to_json;
@@ -59,6 +62,8 @@ pub enum Stop {
 pub struct Services {
     /// Address allocation.
     pub ipam: Option<Ipam>,
+    /// Names of containers.
+    pub names: Option<Arc<NameService>>,
 }
 
 /// What all requests share.
@@ -108,16 +113,26 @@ impl Admin {
                 Some(peer.nickname.clone())
             });
         }
-        Ok(Report {
+        let mut report = Report {
             ipam,
             ..Report::new(&facts, &status, SystemTime::now())
-        })
+        };
+        if let Some(names) = &self.services.names {
+            names.report(&mut report);
+        }
+        Ok(report)
     }
 
     async fn metrics(&self) -> Result<String, NoRouter> {
         let status = self.router(self.control.status()).await?;
         let ipam = self.services.ipam.as_ref().map(Ipam::status);
-        Ok(metrics::encode(&status, ipam.as_ref(), &self.facts.version))
+        let names = self.services.names.as_deref();
+        Ok(metrics::encode(
+            &status,
+            ipam.as_ref(),
+            names,
+            &self.facts.version,
+        ))
     }
 
     async fn router<T, E: From<NoRouter>>(
@@ -138,6 +153,7 @@ pub fn control(admin: Arc<Admin>, guard: guard::Guard) -> Router {
         .route("/connect", post(connect))
         .route("/forget", post(forget))
         .route("/stop", post(stop))
+        .merge(names::routes())
         .fallback(not_found)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(guard, guard::check))
@@ -182,6 +198,7 @@ fn status_routes() -> Router<Arc<Admin>> {
         )
         .route("/status/peers", get(|state| show(state, text::peers)))
         .route("/status/ipam", get(show_ipam))
+        .route("/status/dns", get(names::show_status))
         .route("/report", get(report))
 }
 

@@ -1,5 +1,7 @@
 //! The API over real listeners on loopback, with a router that is not there.
 
+mod names;
+
 use std::sync::Mutex;
 
 use hyper::Method;
@@ -82,6 +84,14 @@ impl Served {
         status: Option<RouterStatus>,
         routes: impl FnOnce(Arc<Admin>) -> Router,
     ) -> Self {
+        Self::start_as(status, Services::default(), routes).await
+    }
+
+    async fn start_as(
+        status: Option<RouterStatus>,
+        services: Services,
+        routes: impl FnOnce(Arc<Admin>) -> Router,
+    ) -> Self {
         let fake = Arc::new(Fake {
             status,
             asked: Mutex::default(),
@@ -92,7 +102,7 @@ impl Served {
             pid: 42,
             ..Facts::default()
         };
-        let admin = Admin::new(fake.clone(), Services::default(), facts, stop);
+        let admin = Admin::new(fake.clone(), services, facts, stop);
         admin.set_ready(true);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address: Address = listener.local_addr().unwrap().to_string().parse().unwrap();
