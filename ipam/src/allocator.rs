@@ -509,6 +509,7 @@ impl Allocator {
             pending_allocates: allocates.collect(),
             name: self.config.name,
             save_error: self.journal.error().map(str::to_owned),
+            quorum: self.quorum(),
             quorum_warning: self.quorum_conflict.as_ref().map(ToString::to_string),
         }
     }

@@ -45,6 +45,10 @@ pub struct Status {
     /// Why nothing can be saved, and so nothing be given out, if that is so.
     #[serde(rename = "SaveError", default, skip_serializing_if = "Option::is_none")]
     pub save_error: Option<String>,
+    /// How many peers it takes here to agree upon the first ring, as long as there is none and we
+    /// have a say.
+    #[serde(rename = "Quorum", default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<usize>,
     /// What is odd about the quorum, if anything is.
     #[serde(
         rename = "QuorumWarning",
@@ -281,6 +285,7 @@ mod tests {
             pending_allocates: Vec::new(),
             name: "2::b".parse().unwrap(),
             save_error: None,
+            quorum: None,
             quorum_warning: None,
         }
     }

@@ -201,18 +201,33 @@ impl Allocator {
             return;
         }
         self.awaiting_consensus = true;
+        let quorum = self.reckon_quorum();
         if let Some(elector) = &mut self.elector {
-            let members = match self.config.init {
-                Init::Consensus(Some(members)) => members,
-                _ => self.target_count.saturating_add(1),
-            };
-            let quorum = members / 2 + 1;
             elector.set_quorum(quorum);
             if self.config.init == Init::Consensus(None) {
                 info!("Assuming quorum size of {quorum}");
             }
         }
         self.propose();
+    }
+
+    /// How many peers it takes to agree upon a ring.
+    fn reckon_quorum(&self) -> usize {
+        let members = match self.config.init {
+            Init::Consensus(Some(members)) => members,
+            _ => self.target_count.saturating_add(1),
+        };
+        members / 2 + 1
+    }
+
+    /// How many peers it takes here to agree upon the first ring: `None` if there is one, or we
+    /// have no say. Until it comes to it this may change with the number of targets.
+    pub fn quorum(&self) -> Option<usize> {
+        let elector = self.elector.as_ref().filter(|_| self.ring.is_empty())?;
+        Some(match elector.quorum() {
+            0 => self.reckon_quorum(),
+            quorum => quorum,
+        })
     }
 
     /// The agreement takes long. A new proposal supersedes all others, which is a pity if one of

@@ -366,7 +366,7 @@ fn start(
         channels.push((::dns::CHANNEL.to_owned(), Box::new(channel)));
     }
     if let Some(ipam) = &services.ipam {
-        channels.push((ipam::CHANNEL.to_owned(), ipam.channel()));
+        channels.extend(ipam.channels());
     }
     let router = Router::start(RouterConfig {
         mesh: MeshConfig {

@@ -46,6 +46,9 @@ const PEERS: &str = "direct-peers";
 const OPTIONS: &str = "launch-options";
 const WEAVE: &str = "weave";
 
+/// What is said of a database that redb does not understand.
+const NONSENSE: &str = "it makes no sense";
+
 /// An open state. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Store(Arc<Inner>);
@@ -61,6 +64,8 @@ enum Handle {
     Open(Database),
     /// The disk has failed under it; to be opened again.
     Lost,
+    /// Damaged so that it has panicked.
+    GivenUp,
     /// Closed for good.
     Closed,
     /// The disk is full, or worse, as long as a test likes.
@@ -243,9 +248,8 @@ impl Store {
             Some(Ok(false)) => Err(self.damaged(&"its checksums do not agree")),
             Some(Err(error)) => Err(explain(self.path(), error)),
             None => {
-                // What state it is in nobody knows, not even when it is dropped.
-                std::mem::forget(std::mem::replace(&mut *handle, Handle::Closed));
-                Err(self.damaged(&"it makes no sense"))
+                give_up(&mut handle);
+                Err(self.damaged(&NONSENSE))
             }
         }
     }
@@ -379,11 +383,16 @@ impl Store {
                 transaction.commit()?;
                 Ok(())
             };
-            Ok(commit())
+            Ok(unless_it_panics(commit))
         })?;
         let error = match result {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
+            Some(Ok(())) => return Ok(()),
+            Some(Err(error)) => error,
+            None => {
+                let mut handle = (self.0.database.write()).unwrap_or_else(PoisonError::into_inner);
+                give_up(&mut handle);
+                return Err(self.damaged(&NONSENSE));
+            }
         };
         let source = match error {
             redb::Error::Io(source) => source,
@@ -411,6 +420,7 @@ impl Store {
             let handle = (self.0.database.read()).unwrap_or_else(PoisonError::into_inner);
             match &*handle {
                 Handle::Open(database) => return call(database),
+                Handle::GivenUp => return Err(self.damaged(&NONSENSE)),
                 Handle::Closed => return Err(StoreError::Closed(self.0.path.clone())),
                 Handle::Lost => {}
                 #[cfg(test)]
@@ -508,9 +518,14 @@ fn open_database(path: &Path) -> Result<Database, StoreError> {
         Some(database) => database.map_err(|error| explain(path, error)),
         None => Err(StoreError::Damaged {
             path: path.to_owned(),
-            reason: "it makes no sense".to_owned(),
+            reason: NONSENSE.to_owned(),
         }),
     }
+}
+
+/// Closes a database that has panicked without a word to it: what state it is in nobody knows.
+fn give_up(handle: &mut Handle) {
+    std::mem::forget(std::mem::replace(handle, Handle::GivenUp));
 }
 
 /// redb trusts what it has once written, and panics at some kinds of damage.

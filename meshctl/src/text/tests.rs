@@ -245,6 +245,7 @@ pub fn allocating() -> Allocation {
         pending_allocates: vec!["c 10.32.0.0/24".to_owned()],
         name: name("::1"),
         save_error: None,
+        quorum: None,
         quorum_warning: None,
     }
 }

@@ -21,6 +21,7 @@ mod channel;
 mod disk;
 pub mod http;
 mod plan;
+mod quorums;
 mod shared;
 mod task;
 #[cfg(test)]
@@ -33,7 +34,7 @@ use std::sync::Arc;
 
 use host::netlink::Netlink;
 use ipam::allocator::{
-    ANONYMOUS, Allocator, Answer, Changes, Done, Refusal, RequestId, Saved, StartError,
+    ANONYMOUS, Allocator, Answer, Changes, Done, Init, Refusal, RequestId, Saved, StartError,
     TakeOverPlan,
 };
 pub use ipam::allocator::{Config, PreClaim};
@@ -49,10 +50,11 @@ use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
 use super::store::{Store, StoreError};
+use quorums::Quorums;
 use shared::{Shared, Waiter};
 
 /// Name of the gossip channel.
-pub const CHANNEL: &str = "IPallocation";
+const CHANNEL: &str = "IPallocation";
 
 /// The identifier of the host itself, whose addresses are on the bridge.
 const EXPOSE: &str = "weave:expose";
@@ -90,21 +92,35 @@ impl Ipam {
     /// Starts with what is on disk. Nothing is sent before [`join`](Self::join).
     pub fn begin(config: Config, store: &Store) -> Result<Self, BeginError> {
         let saved = disk::load(store)?;
-        let default_subnet = config.default_subnet;
+        let (default_subnet, name) = (config.default_subnet, config.name);
+        let chosen = !matches!(config.init, Init::Consensus(None));
         let allocator = Allocator::start(config, saved, shared::now());
         let allocator = allocator.map_err(|error| match error {
             StartError::DamagedRing(reason) => BeginError::Store(store.damaged(&reason)),
             error => BeginError::Start(error),
         })?;
         let (saves, to_save) = std::sync::mpsc::channel();
-        let shared = Arc::new(Shared::new(allocator, default_subnet, saves));
+        let shared = Arc::new(Shared::new(
+            allocator,
+            default_subnet,
+            Quorums::new(name),
+            chosen,
+            saves,
+        ));
         disk::start(store.clone(), to_save, &shared)?;
         Ok(Self(shared))
     }
 
-    /// What the mesh is to have on [`CHANNEL`].
-    pub fn channel(&self) -> Box<dyn GossipChannel> {
-        Box::new(channel::Channel::new(self.0.clone()))
+    /// The gossip channels that the mesh is to have, by name.
+    pub fn channels(&self) -> [(String, Box<dyn GossipChannel>); 2] {
+        let addresses = channel::Channel::new(self.0.clone());
+        [
+            (CHANNEL.to_owned(), Box::new(addresses)),
+            (
+                quorums::CHANNEL.to_owned(),
+                Box::new(self.0.quorums.clone()),
+            ),
+        ]
     }
 
     /// Takes part in the mesh from now on.
@@ -227,7 +243,10 @@ impl Ipam {
 
     /// What people are shown.
     pub fn status(&self) -> Status {
-        self.0.look(Allocator::status)
+        let mut status = self.0.look(Allocator::status);
+        let warning = &mut status.quorum_warning;
+        *warning = warning.take().or_else(|| self.0.quorums.warning());
+        status
     }
 
     /// A container has died, started again, or is gone.

@@ -10,6 +10,8 @@ use ipam::range::Cidr;
 use proto::PeerName;
 use tokio::sync::{Notify, oneshot, watch};
 
+use super::quorums::{Need, Quorums};
+
 /// Most messages to single peers that wait for the router; more are dropped and counted. Peers cope
 /// with that: whoever gets no answer asks again.
 const MAX_UNICASTS: usize = 1024;
@@ -18,6 +20,9 @@ const MAX_UNICASTS: usize = 1024;
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) default_subnet: Cidr,
+    pub(super) quorums: Quorums,
+    /// Whether somebody has chosen how many peers are to agree upon a ring.
+    quorum_is_chosen: bool,
     state: Mutex<State>,
     /// There is something to send, or another time to wait for.
     pub(super) woken: Notify,
@@ -78,6 +83,8 @@ impl Shared {
     pub(super) fn new(
         allocator: Allocator,
         default_subnet: Cidr,
+        quorums: Quorums,
+        quorum_is_chosen: bool,
         saves: std::sync::mpsc::Sender<Save>,
     ) -> Self {
         let mut state = State {
@@ -92,6 +99,8 @@ impl Shared {
         state.settle();
         Self {
             default_subnet,
+            quorums,
+            quorum_is_chosen,
             state: Mutex::new(state),
             woken: Notify::new(),
             quiet: watch::Sender::new(true),
@@ -169,6 +178,15 @@ impl Shared {
             let mut state = self.lock();
             state.take_back(answer);
             self.finish(state);
+        }
+    }
+
+    /// What it takes here to agree upon a ring.
+    pub(super) fn need(&self) -> Need {
+        let quorum = self.look(Allocator::quorum).unwrap_or(0);
+        Need {
+            quorum: quorum as u64,
+            chosen: self.quorum_is_chosen,
         }
     }
 

@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::sleep_until;
 
-use super::CHANNEL;
 use super::channel::OurState;
 use super::shared::{Outgoing, Shared};
+use super::{CHANNEL, quorums};
 
 /// First byte of a message that stops the reader of a peer that knows protocol version 1 only.
 const DENIED: u8 = 2;
@@ -42,6 +42,9 @@ async fn run(
         let (outgoing, due) = shared.to_do();
         send(shared, router, &members, outgoing).await?;
         shared.note_sent();
+        if let Some(told) = shared.quorums.set_own(shared.need()) {
+            router.gossip(quorums::CHANNEL, told).await?;
+        }
         let timer = async {
             match due {
                 Some(at) => sleep_until(at.into()).await,
@@ -58,6 +61,7 @@ async fn run(
                     let peers: BTreeSet<PeerName> = members.peers.keys().copied().collect();
                     (peers, members.target_count)
                 };
+                shared.quorums.set_members(peers.clone());
                 shared.call(|allocator, now| {
                     allocator.handle_target_count(target_count);
                     allocator.handle_reachable(peers, now);
