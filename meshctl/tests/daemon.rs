@@ -1,7 +1,5 @@
 //! Real daemons on loopback, without bridge and without rights.
 
-#![expect(clippy::unwrap_used, reason = "a test's way to fail")]
-
 mod hosts;
 
 use std::fs;

@@ -1,6 +1,7 @@
 //! Replays the golden bytes and mutations of them through every fuzz target.
 //!
-//! `MESHCTL_FUZZ_RUNS=n` sets the number of mutated inputs per target, `MESHCTL_SEED=n` the seed.
+//! `MESHCTL_FUZZ_RUNS=n` sets the number of mutated inputs per target, `MESHCTL_SEED=n` the seed,
+//! `MESHCTL_FUZZ_TARGET=name` leaves out all targets but one.
 #![allow(
     clippy::expect_used,
     reason = "in a test, a panic with a message is how a failure is reported"
@@ -25,7 +26,10 @@ fn no_target_panics() {
     let runs = number("MESHCTL_FUZZ_RUNS", 20_000);
     let seed = number("MESHCTL_SEED", 1);
     println!("MESHCTL_SEED={seed} MESHCTL_FUZZ_RUNS={runs}");
-    for (name, target) in TARGETS {
+    let only = std::env::var("MESHCTL_FUZZ_TARGET").ok();
+    let wanted = |name: &str| only.as_ref().is_none_or(|only| only == name);
+    assert!(TARGETS.iter().any(|(name, _)| wanted(name)), "{only:?}");
+    for (name, target) in TARGETS.iter().filter(|(name, _)| wanted(name)) {
         for seed in &seeds {
             target(seed);
         }

@@ -6,12 +6,13 @@
 )]
 
 use std::fs;
+use std::process::Command;
 
 use host::netlink::Netlink;
 use tests::as_root;
 use tests::cases::{PASSWORD, targets};
 use tests::lab::{ContainerId, Lab, address};
-use tests::node::{Kind, Node, Options, at};
+use tests::node::{Kind, Node, Options, at, meshctl};
 
 const M: Kind = Kind::Meshctl;
 
@@ -169,6 +170,54 @@ fn an_idle_host_in_a_mesh_of_three_needs_little_memory() {
             let used = lab.node(number).resident_kib();
             assert!(used < IDLE_KIB, "host {number} uses {used} KiB");
             eprintln!("host {number} uses {used} KiB");
+        }
+    });
+}
+
+#[test]
+fn a_range_in_the_way_of_the_host_is_noticed() {
+    as_root(|| {
+        let mut lab = Lab::new(1, 1500);
+        lab.with_net(1, async |net| {
+            net.add_veth("lan", "lan-peer").await.unwrap();
+            net.set_up("lan").await.unwrap();
+            let address = "10.40.3.1/24".parse().unwrap();
+            net.add_address("lan", address).await.unwrap();
+        });
+        // Nobody asked for 10.32.0.0/12.
+        let mut launch = Command::new("timeout");
+        launch
+            .arg("30")
+            .arg(meshctl())
+            .args(["launch", "--weave-db", "none"]);
+        launch
+            .arg("--db-prefix")
+            .arg(lab.directory(1).join("trial/"));
+        let ended = lab.run(1, launch);
+        let told = ended.stderr + &ended.stdout;
+        assert_eq!(ended.status.code(), Some(1), "{told}");
+        let part = "Default --ipalloc-range 10.32.0.0/12 overlaps with the route to 10.40.3.0/24 \
+                    through lan on this host";
+        assert!(told.contains(part), "{told}");
+        assert_eq!(bridge(&lab, 1), None, "{told}");
+
+        let options = Options {
+            services: Some("10.40.0.0/16".to_owned()),
+            ..Options::default()
+        };
+        lab.start(1, M, &options);
+        lab.await_log(
+            1,
+            "--ipalloc-range 10.40.0.0/16 overlaps with the route to 10.40.3.0/24",
+        );
+        // The address of the bridge itself is in nobody's way.
+        let told = lab.meshctl(1, &["create-bridge", "--address", "10.40.9.1/24"]);
+        assert!(told.status.success(), "{told:?}");
+        for (address, warned) in [("10.40.3.7/16", true), ("10.40.9.7/16", false)] {
+            let claimed = lab.meshctl(1, &["ipam", "claim", "c", address]);
+            assert!(claimed.status.success(), "{claimed:?}");
+            let told = &claimed.stderr;
+            assert_eq!(told.contains("warning: "), warned, "{told}");
         }
     });
 }
