@@ -9,7 +9,9 @@
 
 use tests::cases::addresses::{births, claims, departures, draws, quarrels};
 use tests::cases::restarts::End;
-use tests::cases::{PASSWORD, links, meshes, migration, names, paths, refusals, restarts, storms};
+use tests::cases::{
+    PASSWORD, links, meshes, migration, names, paths, queries, refusals, restarts, storms,
+};
 use tests::node::Kind::{Meshctl as M, Weaver as W};
 use tests::{seed, with_weaver};
 
@@ -211,5 +213,10 @@ mod name {
         five_thousand => names::many([M, W], 5000);
         we_relay => names::relayed([W, M, W]);
         they_relay => names::relayed([M, W, M]);
+        answers => queries::answers(W);
+        upstream => queries::upstream(W);
+        domain_and_ttl => queries::domain_and_ttl(W);
+        our_verbs_with_their_daemon => queries::verbs(W);
+        skewed_clock => queries::skewed_clock(W);
     }
 }

@@ -2,7 +2,7 @@
 
 use tests::as_root;
 use tests::cases::restarts::End;
-use tests::cases::{PASSWORD, names};
+use tests::cases::{PASSWORD, names, queries};
 use tests::node::Kind::Meshctl as M;
 
 /// One test per line.
@@ -22,4 +22,14 @@ cases! {
     long_partition => names::partition([M; 3], true);
     five_thousand => names::many([M; 2], 5000);
     relayed_without_names => names::relayed([M; 3]);
+
+    answers => queries::answers(M);
+    in_containers => queries::in_containers(M);
+    upstream => queries::upstream(M);
+    broken_upstream => queries::broken_upstream();
+    domain_and_ttl => queries::domain_and_ttl(M);
+    listening => queries::listening();
+    verbs => queries::verbs(M);
+    without_names => queries::without_names();
+    skewed_clock => queries::skewed_clock(M);
 }
