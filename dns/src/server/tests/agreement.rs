@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hickory_proto::op::Message;
+use hickory_proto::op::{Edns, Message};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio_util::sync::CancellationToken;
@@ -37,7 +37,7 @@ fn summary(answer: &[u8]) -> (String, Vec<String>, Vec<String>, bool) {
     };
     let head = format!(
         "{metadata:?} {queries:?} {:?}",
-        edns.as_ref().map(|edns| edns.flags())
+        edns.as_ref().map(Edns::flags)
     );
     (head, sorted(answers), sorted(authorities), edns.is_some())
 }
