@@ -249,10 +249,23 @@ impl Lab {
     /// Starts a daemon on a host and waits until it answers.
     #[track_caller]
     pub fn start(&mut self, number: usize, kind: Kind, options: &Options) {
+        let started = self.try_start(number, kind, options);
+        started.unwrap_or_else(|log| panic!("{log}"));
+    }
+
+    /// Starts a daemon on a host and waits until it answers, or ends: then this is what it logged.
+    #[track_caller]
+    pub fn try_start(
+        &mut self,
+        number: usize,
+        kind: Kind,
+        options: &Options,
+    ) -> Result<(), String> {
         let host = self.host_mut(number);
         assert!(host.node.is_none(), "host {number} runs a daemon already");
-        let node = Node::start(kind, &host.place.netns, number, &host.directory, options);
+        let node = Node::start(kind, &host.place.netns, number, &host.directory, options)?;
         host.node = Some(node);
+        Ok(())
     }
 
     /// The daemon of a host.
@@ -346,24 +359,13 @@ impl Lab {
 
     /// Runs a program on a host with the environment it was given, and waits for its end.
     #[track_caller]
-    pub fn run_as_it_is(&self, number: usize, command: Command) -> Output {
-        Self::run_within(self.netns(number), command)
-    }
-
-    /// Runs a program in the network namespace of a container and waits for its end.
-    #[track_caller]
-    pub fn run_in_container(&self, id: ContainerId, command: Command) -> Output {
-        Self::run_within(self.container_netns(id), command)
-    }
-
-    #[track_caller]
-    fn run_within(netns: &Netns, mut command: Command) -> Output {
+    pub fn run_as_it_is(&self, number: usize, mut command: Command) -> Output {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let what = format!("{command:?}");
-        let mut process = netns.spawn(command).unwrap();
+        let mut process = self.netns(number).spawn(command).unwrap();
         let (mut stdout, mut stderr) = (String::new(), String::new());
         thread::scope(|scope| {
             let errors = process.stderr.take().unwrap();

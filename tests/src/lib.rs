@@ -14,7 +14,6 @@
 )]
 
 pub mod cases;
-pub mod dig;
 pub mod fuzz;
 pub mod http;
 pub mod lab;
@@ -25,6 +24,7 @@ pub mod wait;
 pub mod weather;
 
 use std::io::Write as _;
+use std::str::FromStr;
 
 /// Set to let tests that need root be skipped.
 const NO_ROOT: &str = "MESHCTL_TESTS_NO_ROOT";
@@ -53,10 +53,16 @@ pub fn with_weaver(test: impl FnOnce()) {
 
 /// The seed of a test: this one, or the one in `MESHCTL_SEED`.
 pub fn seed(default: u64) -> u64 {
-    let chosen = std::env::var("MESHCTL_SEED").ok();
-    chosen.map_or(default, |text| {
-        text.parse().expect("MESHCTL_SEED is a number")
-    })
+    number_from("MESHCTL_SEED", default)
+}
+
+/// A number from the environment, or this one.
+pub fn number_from<T: FromStr>(variable: &str, default: T) -> T {
+    let Ok(text) = std::env::var(variable) else {
+        return default;
+    };
+    let number = text.parse().ok();
+    number.unwrap_or_else(|| panic!("{variable} is no number: {text:?}"))
 }
 
 /// Says so past the test harness, which would swallow what a passing test prints.

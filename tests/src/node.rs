@@ -139,6 +139,7 @@ pub struct Connection {
 
 impl Node {
     /// Starts a daemon in `netns` with its state under `directory`; both may have served before.
+    /// Returns what it logged if it ends before it answers.
     #[track_caller]
     pub fn start(
         kind: Kind,
@@ -146,7 +147,7 @@ impl Node {
         number: usize,
         directory: &Path,
         options: &Options,
-    ) -> Self {
+    ) -> Result<Self, String> {
         let (state, cwd) = (directory.join("db"), directory.join("cwd"));
         let log = directory.join("log");
         for directory in [&state, &cwd] {
@@ -244,16 +245,20 @@ impl Node {
         command.stdout(output.try_clone().unwrap()).stderr(output);
         let process = netns.spawn(command).unwrap();
         let node = Self { kind, process, log };
-        wait::until(&format!("{kind} {nickname} to answer"), || {
+        let outcome = wait::until(&format!("{kind} {nickname} to answer"), || {
             if let Some(status) = node.process.try_wait() {
-                panic!("{kind} {nickname} ended with {status}:\n{}", node.log());
+                let log = node.log();
+                let (_, life) = log.rsplit_once("\n==== ").unwrap();
+                return Ok(Err(format!(
+                    "{kind} {nickname} ended with {status}:\n{life}"
+                )));
             }
             let response = node
                 .request(netns, "GET", "/status", "")
                 .map_err(|e| e.to_string())?;
-            wait::check(response.status == 200, || response.body)
+            wait::check(response.status == 200, || response.body).map(Ok)
         });
-        node
+        outcome.map(|()| node)
     }
 
     /// Which program it is.

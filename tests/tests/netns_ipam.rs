@@ -1,9 +1,9 @@
 //! meshctl against meshctl in network namespaces: addresses for containers.
 
-use tests::as_root;
-use tests::cases::addresses::{births, claims, departures, draws, quarrels, waits};
+use tests::cases::addresses::{births, claims, departures, draws, kills, quarrels, waits};
 use tests::cases::restarts::End;
 use tests::node::Kind::Meshctl as M;
+use tests::{as_root, number_from, seed};
 
 /// One test per line.
 macro_rules! cases {
@@ -31,6 +31,7 @@ cases! {
     restart_after_stop => departures::restart([M; 3], End::Stop);
     rmpeer => departures::rmpeer([M; 3]);
     reset => departures::reset([M; 3]);
+    kills => kills::in_a_loop([M; 3], seed(1), number_from("MESHCTL_KILLS", 20));
 
     different_ranges => quarrels::ranges([M; 2]);
     different_seeds => quarrels::seeds([M; 2]);

@@ -9,7 +9,6 @@ pub mod meshes;
 pub mod migration;
 pub mod names;
 pub mod paths;
-pub mod queries;
 pub mod refusals;
 pub mod restarts;
 pub mod storms;

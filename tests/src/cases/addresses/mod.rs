@@ -4,6 +4,7 @@ pub mod births;
 pub mod claims;
 pub mod departures;
 pub mod draws;
+pub mod kills;
 pub mod quarrels;
 pub mod waits;
 

@@ -7,10 +7,10 @@ use crate::wait;
 
 /// Two hosts with rings of their own that do not fit: they refuse each other, both say why, and
 /// neither takes any harm.
-fn refuse(kinds: [Kind; 2], options: [Options; 2], reason: &str) {
+fn refuse(kinds: [Kind; 2], options: &[Options; 2], reason: &str) {
     let mut lab = Lab::new(2, 1500);
     let mut told = Told::default();
-    for (number, options) in (1..).zip(&options) {
+    for (number, options) in (1..).zip(options) {
         lab.start(number, kinds[number - 1], options);
         // Rings are compared once they are there.
         draw(&lab, number, "own");
@@ -41,7 +41,7 @@ pub fn ranges(kinds: [Kind; 2]) {
         options("10.32.0.0/16", &seeds, &[2]),
         options("10.33.0.0/16", &seeds, &[1]),
     ];
-    refuse(kinds, options, "Incompatible IP allocation ranges");
+    refuse(kinds, &options, "Incompatible IP allocation ranges");
 }
 
 /// The hosts were told of different first owners.
@@ -53,7 +53,7 @@ pub fn seeds(kinds: [Kind; 2]) {
     ];
     refuse(
         kinds,
-        options,
+        &options,
         "IP allocation was seeded by different peers",
     );
 }
