@@ -38,6 +38,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sleeve", sleeve),
     ("topology", topology),
     ("names", names),
+    ("query", query),
     ("ring", ring),
     ("weave_state", weave_state),
     ("allocator", allocator),
@@ -129,6 +130,70 @@ pub fn names(data: &[u8]) {
         let again = dns::Update::decode(&sent).expect("what we send can be read");
         assert_eq!(again.encode(), sent);
     }
+}
+
+/// A packet for the responder: what it answers is an answer to that packet, and not too long. And a
+/// packet from a server upstream, about a question that may be the same.
+pub fn query(data: &[u8]) {
+    use dns::query::{HEADER_LEN, Received, read};
+    use dns::reply::{MAX_UDP_LEN, Scratch, Transport};
+    use dns::responder::{Action, Responder};
+    use std::sync::LazyLock;
+    static RESPONDER: LazyLock<Responder> = LazyLock::new(|| {
+        let ours = PeerName::from_bytes([0, 0, 0, 0, 0, 1]);
+        let domain = "weave.local".parse().expect("a domain");
+        let mut nameserver = dns::Nameserver::new(ours, domain);
+        for name in ["web", "Mixed", "two", "many", "a.b"] {
+            for last in 0..if name == "many" { 200 } else { 2 } {
+                let name = format!("{name}.weave.local");
+                for addr in [
+                    [10, 32, 0, last].into(),
+                    [0xfd00, 0, 0, 0, 0, 0, 0, 7].into(),
+                ] {
+                    let added = nameserver.add(&name, "c1", addr, 1);
+                    assert!(added.is_ok_and(|update| update.is_some()));
+                }
+            }
+        }
+        Responder::new(nameserver.names(), 1)
+    });
+    let mut rng = StdRng::seed_from_u64(1);
+    let question_len = match read(data) {
+        Received::Plain(query) => query.question.len(),
+        _ => 0,
+    };
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let mut answer = Vec::new();
+        let mut scratch = Scratch::default();
+        match RESPONDER.respond(data, transport, &mut rng, &mut scratch, &mut answer) {
+            Action::Reply(..) => {
+                assert_eq!(answer.get(..2), data.get(..2));
+                assert!(answer.len() >= HEADER_LEN);
+                let limit = match transport {
+                    Transport::Udp => MAX_UDP_LEN,
+                    Transport::Tcp => u16::MAX,
+                };
+                assert!(answer.len() <= limit.into());
+                if question_len > 0 {
+                    assert!(dns::relay::is_answer(data, question_len, &answer));
+                }
+            }
+            Action::Forward | Action::Parse | Action::Ignore => assert!(answer.is_empty()),
+        }
+    }
+    if let Received::Plain(query) = read(data) {
+        // Turned round it is an answer, to itself.
+        let mut turned = data.to_vec();
+        turned[2] |= 0x80;
+        assert!(dns::relay::is_answer(data, question_len, &turned));
+        let relayed = dns::relay::relay((&query).into(), Transport::Udp, &turned);
+        assert_eq!(relayed, turned);
+    }
+    let Some((asked, said)) = data.split_at_checked(data.len() / 2) else {
+        return;
+    };
+    dns::relay::is_answer(asked, question_len, said);
+    let _ = dns::resolv::parse(&String::from_utf8_lossy(data));
 }
 
 /// The ring's messages and stored values.

@@ -359,13 +359,24 @@ impl Lab {
 
     /// Runs a program on a host with the environment it was given, and waits for its end.
     #[track_caller]
-    pub fn run_as_it_is(&self, number: usize, mut command: Command) -> Output {
+    pub fn run_as_it_is(&self, number: usize, command: Command) -> Output {
+        Self::run_within(self.netns(number), command)
+    }
+
+    /// Runs a program in the network namespace of a container and waits for its end.
+    #[track_caller]
+    pub fn run_in_container(&self, id: ContainerId, command: Command) -> Output {
+        Self::run_within(self.container_netns(id), command)
+    }
+
+    #[track_caller]
+    fn run_within(netns: &Netns, mut command: Command) -> Output {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let what = format!("{command:?}");
-        let mut process = self.netns(number).spawn(command).unwrap();
+        let mut process = netns.spawn(command).unwrap();
         let (mut stdout, mut stderr) = (String::new(), String::new());
         thread::scope(|scope| {
             let errors = process.stderr.take().unwrap();

@@ -14,6 +14,7 @@
 )]
 
 pub mod cases;
+pub mod dig;
 pub mod fuzz;
 pub mod http;
 pub mod lab;

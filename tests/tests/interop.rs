@@ -9,7 +9,9 @@
 
 use tests::cases::addresses::{births, claims, departures, draws, kills, quarrels};
 use tests::cases::restarts::End;
-use tests::cases::{PASSWORD, links, meshes, migration, paths, refusals, restarts, storms};
+use tests::cases::{
+    PASSWORD, links, meshes, migration, names, paths, queries, refusals, restarts, storms,
+};
 use tests::node::Kind::{Meshctl as M, Weaver as W};
 use tests::{number_from, seed, with_weaver};
 
@@ -190,5 +192,33 @@ mod addresses {
             rmpeer => departures::rmpeer([W; 3]);
             different_ranges => quarrels::ranges([W; 2]);
         }
+    }
+}
+
+mod name {
+    use super::*;
+
+    cases! {
+        laboratory => names::come_and_go([W; 3], None);
+        come_and_go_ours_first => names::come_and_go([M, W, M], None);
+        come_and_go_theirs_first => names::come_and_go([W, M, W], PASSWORD);
+        weaver_crashes => names::host_ends([M, W, W], End::Crash);
+        weaver_stops => names::host_ends([W, M, W], End::Stop);
+        meshctl_crashes => names::host_ends([M, W, M], End::Crash);
+        meshctl_stops => names::host_ends([W, W, M], End::Stop);
+        weaver_returns_quickly => names::quick_return([M, W]);
+        meshctl_returns_quickly => names::quick_return([W, M]);
+        weaver_parted_for_a_moment => names::partition([M, W, W], false);
+        meshctl_parted_for_a_moment => names::partition([W, M, M], false);
+        weaver_parted_for_long => names::partition([W, M, W], true);
+        meshctl_parted_for_long => names::partition([M, W, M], true);
+        five_thousand => names::many([M, W], 5000);
+        we_relay => names::relayed([W, M, W]);
+        they_relay => names::relayed([M, W, M]);
+        answers => queries::answers(W);
+        upstream => queries::upstream(W);
+        domain_and_ttl => queries::domain_and_ttl(W);
+        our_verbs_with_their_daemon => queries::verbs(W);
+        skewed_clock => queries::skewed_clock(W);
     }
 }

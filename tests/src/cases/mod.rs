@@ -9,6 +9,7 @@ pub mod meshes;
 pub mod migration;
 pub mod names;
 pub mod paths;
+pub mod queries;
 pub mod refusals;
 pub mod restarts;
 pub mod storms;

@@ -10,7 +10,7 @@ use crate::wait;
 
 /// A name is to be seen on all hosts within a second. The next round of gossip, which would bring
 /// it anyway, is half a minute away, so this tells the one from the other on a busy machine too.
-const SOON: Duration = Duration::from_secs(10);
+pub(super) const SOON: Duration = Duration::from_secs(10);
 /// A host that falls silent is missed after a minute.
 const LOSS: Duration = Duration::from_secs(180);
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hickory_proto::op::Message;
+use hickory_proto::op::{Edns, Message};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio_util::sync::CancellationToken;
@@ -37,7 +37,7 @@ fn summary(answer: &[u8]) -> (String, Vec<String>, Vec<String>, bool) {
     };
     let head = format!(
         "{metadata:?} {queries:?} {:?}",
-        edns.as_ref().map(|edns| edns.flags())
+        edns.as_ref().map(Edns::flags)
     );
     (head, sorted(answers), sorted(authorities), edns.is_some())
 }
@@ -105,4 +105,44 @@ async fn both_ways_say_the_same() {
         }
     }
     assert!(compared > 1000, "{compared}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_complete_parser_bears_anything() {
+    let seed = 6891;
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let responder = Responder::new(some_names().names(), 30);
+    let asking = Asking::new(None, 53, Vec::new(), PATIENCE, CancellationToken::new());
+    let handler = Handler::new(responder.clone(), Arc::new(asking));
+    let client = "127.0.0.1:9".parse().unwrap();
+    let mut handled = 0;
+    for _ in 0..20_000 {
+        let mut packet = with_opt(query(1, "many.weave.local", rtype::A), 1232, 0);
+        // A record of data before the OPT record, and damage to all of it.
+        if rng.random() {
+            packet[11] += 1;
+            packet.extend_from_slice(b"\xc0\x0c\0\x10\0\x01\0\0\0\x01\0\x03\x02hi");
+        }
+        for _ in 0..rng.random_range(0..4) {
+            let at = rng.random_range(12..packet.len());
+            packet[at] = rng.random();
+        }
+        if rng.random_ratio(1, 8) {
+            packet.truncate(rng.random_range(12..=packet.len()));
+        }
+        let mut answer = Vec::new();
+        let mut scratch = Scratch::default();
+        let action =
+            responder.respond(&packet, Transport::Udp, &mut rng, &mut scratch, &mut answer);
+        if action != Action::Parse {
+            continue;
+        }
+        let (.., answer) = handler.answer(packet.clone(), client, Transport::Udp).await;
+        let answer = answer.unwrap_or_else(|| panic!("no answer to {}", hex::encode(&packet)));
+        assert!(answer.len() <= 1232, "{}", hex::encode(&packet));
+        assert_eq!(answer[..2], packet[..2]);
+        handled += 1;
+    }
+    assert!(handled > 5000, "{handled}");
 }

@@ -44,7 +44,7 @@ pub struct Names {
           value_parser = duration)]
     dns_fallback_timeout: Duration,
     /// The file that names the servers upstream, which is watched; empty: there are none
-    #[arg(long, default_value = "/etc/resolv.conf", value_name = "FILE")]
+    #[arg(long, default_value = "/etc/resolv.conf", value_name = "FILE", value_parser = path)]
     resolv_conf: PathBuf,
     /// Docker's bridge
     #[arg(
@@ -104,6 +104,11 @@ fn listen_address(text: &str) -> Result<Given, String> {
     address
         .map(|address| Given(Some(address)))
         .ok_or_else(|| "write an address of this host and a port, as in 172.17.0.1:53".to_owned())
+}
+
+/// A path, which may be left empty.
+fn path(text: &str) -> Result<PathBuf, std::convert::Infallible> {
+    Ok(text.into())
 }
 
 /// A duration as Go writes it: numbers with units, one after the other.

@@ -40,21 +40,22 @@ impl Ranges {
     /// What the flags ask for, if they make sense, and what to tell the user.
     pub fn judge(&self, relay_only: bool) -> Result<(Option<Allocation>, Vec<String>), Failure> {
         // The classic environment files call it one thing, their description another.
-        self.judge_with(relay_only, std::env::var("WEAVE_SUBNET").ok())
+        let environment = std::env::var("WEAVE_SUBNET").ok();
+        self.judge_with(relay_only, environment.as_deref())
     }
 
     fn judge_with(
         &self,
         relay_only: bool,
-        environment: Option<String>,
+        environment: Option<&str>,
     ) -> Result<(Option<Allocation>, Vec<String>), Failure> {
         let mut told = Vec::new();
-        let given = |text: &&String| !text.is_empty();
-        let subnet = self.ipalloc_default_subnet.as_ref().filter(given);
-        let environment = environment.as_ref().filter(given);
-        let asked = self.ipalloc_range.as_ref().or(environment);
+        let given = |text: &&str| !text.is_empty();
+        let subnet = self.ipalloc_default_subnet.as_deref().filter(given);
+        let flag = self.ipalloc_range.as_deref();
+        let asked = flag.filter(given).or(environment.filter(given)).or(flag);
         let range = match asked {
-            Some(range) => range.as_str(),
+            Some(range) => range,
             None if relay_only => "",
             None => RANGE,
         };
@@ -182,7 +183,7 @@ mod tests {
     #[test]
     fn there_is_a_range_unless_told_otherwise() {
         let none = ranges(None, "");
-        let environment = || Some("10.2.0.0/16".to_owned());
+        let environment = Some("10.2.0.0/16");
         let of = |ranges: &Ranges, relay_only, environment| {
             let (allocation, _) = ranges.judge_with(relay_only, environment).unwrap();
             allocation.map(|allocation| (allocation.range, allocation.is_default))
@@ -190,13 +191,19 @@ mod tests {
         assert_eq!(of(&none, false, None), Some((cidr("10.32.0.0/12"), true)));
         assert_eq!(of(&none, true, None), None);
         assert_eq!(
-            of(&none, true, environment()),
+            of(&none, true, environment),
             Some((cidr("10.2.0.0/16"), false))
         );
-        assert_eq!(of(&ranges(Some(""), ""), false, environment()), None);
+        // A unit whose variable is not set gives an empty flag.
+        let empty = ranges(Some(""), "");
+        assert_eq!(of(&empty, false, None), None);
+        assert_eq!(
+            of(&empty, false, environment),
+            Some((cidr("10.2.0.0/16"), false))
+        );
         let given = ranges(Some("10.3.0.0/16"), "");
         assert_eq!(
-            of(&given, true, environment()),
+            of(&given, true, environment),
             Some((cidr("10.3.0.0/16"), false))
         );
     }

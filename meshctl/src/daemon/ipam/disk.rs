@@ -17,7 +17,7 @@ use std::sync::{Arc, Weak};
 
 use ipam::allocator::{Changes, Save, Saved};
 use ipam::range::{Address, Cidr, Range};
-use ipam::ring::Entry;
+use ipam::ring::{Entry, Ring};
 use ipam::wire::persist::{Owned, decode_claims, encode_claims};
 use proto::PeerName;
 use redb::{ReadableTable as _, TableDefinition, TableError, WriteTransaction};
@@ -143,35 +143,38 @@ pub(super) fn load(store: &Store) -> Result<Option<Saved>, StoreError> {
             return Ok(None);
         };
         let head = serde_json::from_slice(&head).map_err(|error| store.damaged(&error))?;
-        let mut changes = begin(store, &head)?;
+        let (name, universe, seeds) = read_head(store, &head)?;
+        let mut entries = Vec::new();
         for row in ring.iter().map_err(|error| store.damaged(&error))? {
             let (token, value) = row.map_err(|error| store.damaged(&error))?;
-            let token = Address(token.value());
             let (peer, version, free) = value.value();
-            let entry = Entry {
-                token,
+            entries.push(Entry {
+                token: Address(token.value()),
                 peer: PeerName::from_u64(peer).ok_or_else(|| store.damaged(&"no peer name"))?,
                 version,
                 free,
-            };
-            changes.entries.insert(token, entry);
+            });
         }
+        let mut saved = Saved {
+            name,
+            ring: Ring::new(universe),
+            ..Saved::default()
+        };
+        saved.ring.overlay(&entries, &seeds);
         for row in owned.iter().map_err(|error| store.damaged(&error))? {
             let (ident, value) = row.map_err(|error| store.damaged(&error))?;
             let value = decode_owned(store, versioned(store, value.value())?)?;
-            changes.owned.insert(ident.value().into(), Some(value));
+            saved.owned.insert(ident.value().to_owned(), value);
         }
         if let Some(claims) = value(ACCEPTOR)? {
             let claims = decode_claims(&claims).map_err(|error| store.damaged(&error))?;
-            changes.acceptor = Some(claims.into_iter().next());
+            saved.acceptor = claims.into_iter().next();
         }
-        let mut saved = Saved::default();
-        saved.apply(&changes);
         Ok(Some(saved))
     })
 }
 
-fn begin(store: &Store, head: &Head) -> Result<Changes, StoreError> {
+fn read_head(store: &Store, head: &Head) -> Result<(PeerName, Range, Vec<PeerName>), StoreError> {
     let name = |text: &String| {
         let name = text.parse::<PeerName>();
         name.map_err(|error| store.damaged(&error))
@@ -180,12 +183,9 @@ fn begin(store: &Store, head: &Head) -> Result<Changes, StoreError> {
         let address = text.parse::<Address>();
         address.map_err(|error| store.damaged(&error))
     };
-    Ok(Changes {
-        name: name(&head.name)?,
-        universe: Range::new(address(&head.start)?, address(&head.end)?),
-        seeds: head.seeds.iter().map(name).collect::<Result<_, _>>()?,
-        ..Changes::default()
-    })
+    let universe = Range::new(address(&head.start)?, address(&head.end)?);
+    let seeds = head.seeds.iter().map(name).collect::<Result<_, _>>()?;
+    Ok((name(&head.name)?, universe, seeds))
 }
 
 fn versioned<'a>(store: &Store, value: &'a [u8]) -> Result<&'a [u8], StoreError> {

@@ -222,7 +222,9 @@ async fn allocated(
     query: Option<&str>,
     body: &str,
 ) -> Result<Response, Response> {
-    let is_container = form(query, body)?.is_set("check-alive");
+    let is_container = Form::decode(query, body)
+        .ok_or_else(bad_form)?
+        .is_set("check-alive");
     let answer = service.ipam.allocate(ident, subnet, is_container);
     Ok(match service.wait(patience, answer).await? {
         Ok(cidr) => text(cidr.to_string()),
@@ -240,7 +242,7 @@ async fn claim(
     let cidr: Cidr = format!("{ip}/{len}")
         .parse()
         .map_err(|error| bad_address(&error))?;
-    let form = form(query.as_deref(), &body)?;
+    let form = Form::decode(query.as_deref(), &body).ok_or_else(bad_form)?;
     let answer = service.ipam.claim(
         &ident,
         cidr,
@@ -287,7 +289,8 @@ async fn take_over(
     Path(who): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Response> {
-    let force = form(query.as_deref(), "")?.is_set("force");
+    let form = Form::decode(query.as_deref(), "").ok_or_else(bad_form)?;
+    let force = form.is_set("force");
     tracing::info!(who, force, "told to take over the ranges of a peer");
     Ok(match service.ipam.take_over(&who, force).await {
         Ok(count) => text(taken_over(count, &who)),
@@ -314,8 +317,8 @@ async fn show_plan(
     }
 }
 
-fn form(query: Option<&str>, body: &str) -> Result<Form, Response> {
-    Form::decode(query, body).ok_or_else(|| bad_request("the form cannot be read"))
+fn bad_form() -> Response {
+    bad_request("the form cannot be read")
 }
 
 /// Text, which has a type unless it is empty.
