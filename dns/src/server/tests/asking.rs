@@ -108,6 +108,14 @@ async fn the_file_is_read_again_when_it_changes() {
         addresses(&exchange(bench.address(), &packet)),
         ["192.0.2.2"]
     );
+    // What is no file is not waited for.
+    let path = bench.directory.path().join("resolv.conf");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
+    thread::sleep(Duration::from_millis(1100));
+    assert_eq!(
+        addresses(&exchange(bench.address(), &packet)),
+        ["192.0.2.2"]
+    );
     bench.set_servers(std::iter::empty());
     wait_for("no server", || {
         rcode(&exchange(bench.address(), &packet)) == 2

@@ -100,7 +100,8 @@ fn is_local(addr: IpAddr) -> bool {
 
 fn version_of(file: &Path) -> Option<Version> {
     let metadata = fs::metadata(file).ok()?;
-    Some(Version {
+    // Opening a pipe would wait for somebody to write.
+    metadata.is_file().then(|| Version {
         device: metadata.dev(),
         inode: metadata.ino(),
         len: metadata.len(),
