@@ -20,7 +20,9 @@ use router::LinkId;
 use router::crypto::secretbox;
 use router::crypto::session::{KeyPair, Password, SessionKey};
 use router::dataplane::{Command, DataPlane, Event, LinkConfig};
-use router::offload::Offload;
+use router::offload::coalesce::Coalescer;
+use router::offload::segment::{Segments, Wanted};
+use router::offload::{Checksum, Delivery, Gso, GsoKind, Offload, checksum};
 use router::switch::Switch;
 use router::topology::{Peers, Routes};
 use router::wire::ethernet::Frame;
@@ -315,6 +317,97 @@ fn switching(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Payload of a segment, and segments of a super-frame.
+const SEGMENT_LEN: usize = 1358;
+const SEGMENT_COUNT: usize = 46;
+
+/// TCP over IPv4, as long as a packet can be, its checksum still open.
+fn super_frame() -> (Vec<u8>, Offload) {
+    let mut frame = frame(mac(0, 1), mac(1, 1), 14);
+    let len = 40 + SEGMENT_LEN * SEGMENT_COUNT;
+    frame[12..14].copy_from_slice(&[8, 0]);
+    frame.extend([0x45, 0]);
+    frame.extend(u16::try_from(len).unwrap().to_be_bytes());
+    frame.extend([0, 1, 0x40, 0, 64, 6, 0, 0, 10, 2, 0, 1, 10, 2, 0, 2]);
+    let header = Checksum::Partial {
+        start: 0,
+        offset: 10,
+    };
+    assert!(checksum::complete(&mut frame[14..], header));
+    frame.extend([
+        0, 80, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 1, 1, 0, 0, 0, 0,
+    ]);
+    frame.resize(14 + len, 0x5a);
+    let offload = Offload {
+        checksum: Checksum::Complete,
+        gso: Some(Gso {
+            kind: GsoKind::Tcp4,
+            size: u16::try_from(SEGMENT_LEN).unwrap(),
+            ecn: false,
+        }),
+    };
+    (frame, offload)
+}
+
+fn offloads(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("offload");
+    let (frame, offload) = super_frame();
+    group.throughput(Throughput::Bytes(frame.len() as u64));
+    let mut buffer = frame.clone();
+    let open = Checksum::Partial {
+        start: 34,
+        offset: 16,
+    };
+    group.bench_function("checksum of 62 KB", |bencher| {
+        bencher.iter(|| black_box(checksum::complete(&mut buffer, open)));
+    });
+    for (name, wanted) in [
+        ("segment, checksums open", Wanted::AsIs),
+        ("segment, checksums complete", Wanted::Complete),
+    ] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let mut pieces = Segments::new(&frame, &offload, wanted).unwrap();
+                while let Some(piece) = pieces.next() {
+                    black_box(piece);
+                }
+            });
+        });
+    }
+    // As they stand in datagrams: apart from each other.
+    for (name, wanted) in [
+        ("coalesce, checksums open", Wanted::AsIs),
+        ("coalesce, checksums complete", Wanted::Complete),
+    ] {
+        let mut pieces = Segments::new(&frame, &offload, wanted).unwrap();
+        let (mut buffer, mut deliveries) = (Vec::new(), Vec::new());
+        while let Some(piece) = pieces.next() {
+            buffer.extend([0; 44]);
+            let start = buffer.len();
+            buffer.extend(piece.to_vec());
+            deliveries.push(Delivery {
+                range: start..buffer.len(),
+                checksum: piece.checksum,
+            });
+        }
+        let first = buffer[deliveries[0].range.start..][..54].to_vec();
+        let mut coalescer = Coalescer::new(true);
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                // The first frame's headers are those of the whole afterwards.
+                buffer[deliveries[0].range.start..][..54].copy_from_slice(&first);
+                let mut count = 0;
+                coalescer.join(&mut buffer, &deliveries, |_, joined| {
+                    black_box(joined);
+                    count += 1;
+                });
+                assert_eq!(count, 1);
+            });
+        });
+    }
+    group.finish();
+}
+
 fn engines(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("frame to frame");
     for (hops, count) in [("direct", 2), ("relayed", 3)] {
@@ -341,6 +434,6 @@ fn engines(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
-    targets = seal_and_open, switching, engines
+    targets = seal_and_open, switching, offloads, engines
 }
 criterion_main!(benches);

@@ -27,7 +27,8 @@ use super::tcp::describe;
 use super::udp::{Run, Sent, UdpSocket};
 use crate::constants::{BATCH_BYTES, BATCH_LEN};
 use crate::dataplane::{Command, DataPlane, Event};
-use crate::offload::coalesce::Coalescer;
+use crate::offload::coalesce::{Coalescer, Joined};
+use crate::offload::segment::{Segments, Wanted};
 use crate::offload::{Delivery, checksum};
 use crate::status::DataStatus;
 
@@ -84,6 +85,7 @@ pub(super) fn start(
             device,
             socket,
             lost: None,
+            joins_refused: false,
             drops: Drops::default(),
         },
         wake: Arc::clone(&wake),
@@ -162,6 +164,8 @@ struct Edge {
     socket: UdpSocket,
     /// Why the device was given up, until the control half knows.
     lost: Option<String>,
+    /// Whether the device has refused a super-frame.
+    joins_refused: bool,
     drops: Drops,
 }
 
@@ -398,6 +402,26 @@ impl Worker {
     }
 }
 
+/// Hands over the pieces of a super-frame that the device does not take as one.
+#[cold]
+fn write_cut(device: &mut dyn TapDevice, buffers: &[u8], joined: &Joined<'_>) -> io::Result<()> {
+    let mut frame = Vec::with_capacity(joined.len());
+    for part in joined.parts {
+        frame.extend_from_slice(buffers.get(part.clone()).unwrap_or_default());
+    }
+    let mut pieces = Segments::new(&frame, &joined.offload, Wanted::Complete)
+        .map_err(|mismatch| io::Error::new(io::ErrorKind::InvalidData, mismatch))?;
+    while let Some(piece) = pieces.next() {
+        device.write_frame(&piece.to_vec())?;
+    }
+    Ok(())
+}
+
+/// Whether the kernel does not take a frame as it is.
+fn is_refused(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL)
+}
+
 /// Whether a TAP device will never work again, as when it was deleted.
 fn is_gone(error: &io::Error) -> bool {
     matches!(
@@ -412,6 +436,7 @@ impl Edge {
         let Self {
             device: Some(device),
             socket,
+            joins_refused,
             drops,
             ..
         } = self
@@ -420,6 +445,7 @@ impl Edge {
         };
         let buffers = socket.buffers();
         let mut gone = None;
+        let mut refused = false;
         let mut note = |written: io::Result<()>| {
             if let Err(error) = written {
                 if is_gone(&error) {
@@ -431,7 +457,7 @@ impl Edge {
                 }
             }
         };
-        if device.offloads() == Offloads::None {
+        if device.offloads() == Offloads::None || *joins_refused {
             for delivery in deliveries {
                 let Some(frame) = buffers.get_mut(delivery.range.clone()) else {
                     continue;
@@ -442,8 +468,17 @@ impl Edge {
             }
         } else {
             coalescer.join(buffers, deliveries, |buffers, joined| {
-                note(device.write(buffers, joined));
+                let mut written = device.write(buffers, joined);
+                if joined.offload.gso.is_some() && written.as_ref().is_err_and(is_refused) {
+                    refused = true;
+                    written = write_cut(&mut **device, buffers, joined);
+                }
+                note(written);
             });
+        }
+        if refused {
+            tracing::warn!("the TAP device does not take super-frames after all; going on without");
+            *joins_refused = true;
         }
         if let Some(error) = gone {
             self.lose_device(&error);

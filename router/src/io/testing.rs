@@ -15,8 +15,9 @@ use crate::offload::coalesce::Joined;
 /// When a test gives up.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A device whose other end the test holds.
-struct FakeTap(UnixDatagram);
+/// A device whose other end the test holds, and what it says it takes over. It refuses super-frames
+/// all the same.
+struct FakeTap(UnixDatagram, Offloads);
 
 impl TapDevice for FakeTap {
     fn name(&self) -> &str {
@@ -28,7 +29,7 @@ impl TapDevice for FakeTap {
     }
 
     fn offloads(&self) -> Offloads {
-        Offloads::None
+        self.1
     }
 
     fn read(&mut self, frame: &mut [u8]) -> io::Result<(usize, Offload)> {
@@ -40,6 +41,9 @@ impl TapDevice for FakeTap {
     }
 
     fn write(&mut self, buffer: &[u8], frame: &Joined<'_>) -> io::Result<()> {
+        if frame.offload.gso.is_some() && self.1 != Offloads::None {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
         assert_eq!((frame.offload, frame.parts.len()), (Offload::NONE, 1));
         let frame = &buffer[frame.parts[0].clone()];
         // A socket pair holds a few frames only, and a real device takes any number.
@@ -56,11 +60,16 @@ impl TapDevice for FakeTap {
 
 /// A device, and the bridge that it is a port of. An empty datagram makes the device fail for good.
 pub(super) fn fake_tap() -> (Box<dyn TapDevice>, tokio::net::UnixDatagram) {
+    fake_tap_with(Offloads::None)
+}
+
+/// The same, which says that it takes something over.
+pub(super) fn fake_tap_with(offloads: Offloads) -> (Box<dyn TapDevice>, tokio::net::UnixDatagram) {
     let (near, far) = UnixDatagram::pair().unwrap();
     near.set_nonblocking(true).unwrap();
     far.set_nonblocking(true).unwrap();
     (
-        Box::new(FakeTap(near)),
+        Box::new(FakeTap(near, offloads)),
         tokio::net::UnixDatagram::from_std(far).unwrap(),
     )
 }

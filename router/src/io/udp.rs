@@ -188,8 +188,10 @@ impl UdpSocket {
             }
             self.df = run.df;
         }
-        // What the kernel cuts it never fragments on top, whether DF is set or not.
-        if !run.df || !self.gso {
+        // What the kernel cuts it never fragments on top, whether DF is set or not. So one of several
+        // datagrams always fits the path as far as it is known, and a single one may be longer.
+        let is_single = run.payload.len() <= run.segment_len;
+        if !self.gso || (!run.df && is_single) {
             self.send_singly(run, &mut outcome);
             return outcome;
         }
@@ -231,7 +233,9 @@ impl UdpSocket {
         self.send_singly(run, &mut singly);
         // The kernel refuses runs because of too long datagrams too, with errors that have other
         // causes as well. Only if every datagram passes by itself the run was the problem.
-        if run.count() > 1 && singly.sent == run.count() {
+        // Without DF they may have passed in fragments.
+        let is_proof = run.df || error.raw_os_error() == Some(libc::EIO);
+        if is_proof && run.count() > 1 && singly.sent == run.count() {
             tracing::info!(%error, "UDP send offload does not work here; going on without it");
             self.gso = false;
         }

@@ -30,7 +30,7 @@ pub mod coalesce;
 mod headers;
 pub mod segment;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod vnet;
 
 use std::ops::Range;

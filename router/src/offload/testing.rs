@@ -7,31 +7,31 @@ use super::headers::Layout;
 
 /// What a frame is made of.
 #[derive(Debug, Clone)]
-pub(super) struct Spec {
-    pub(super) vlans: Vec<u16>,
-    pub(super) is_ipv6: bool,
-    pub(super) is_udp: bool,
+pub(crate) struct Spec {
+    pub(crate) vlans: Vec<u16>,
+    pub(crate) is_ipv6: bool,
+    pub(crate) is_udp: bool,
     /// Of IPv4; a multiple of 4.
-    pub(super) ip_options: Vec<u8>,
-    pub(super) tos: u8,
-    pub(super) ttl: u8,
-    pub(super) id: u16,
+    pub(crate) ip_options: Vec<u8>,
+    pub(crate) tos: u8,
+    pub(crate) ttl: u8,
+    pub(crate) id: u16,
     /// Flags and offset of IPv4.
-    pub(super) fragment: u16,
-    pub(super) host: u8,
-    pub(super) port: u16,
-    pub(super) sequence: u32,
-    pub(super) acknowledged: u32,
-    pub(super) flags: u8,
-    pub(super) window: u16,
+    pub(crate) fragment: u16,
+    pub(crate) host: u8,
+    pub(crate) port: u16,
+    pub(crate) sequence: u32,
+    pub(crate) acknowledged: u32,
+    pub(crate) flags: u8,
+    pub(crate) window: u16,
     /// Of TCP; a multiple of 4.
-    pub(super) options: Vec<u8>,
-    pub(super) payload: Vec<u8>,
+    pub(crate) options: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Spec {
     /// An ordinary segment.
-    pub(super) fn tcp(sequence: u32, payload_len: usize) -> Self {
+    pub(crate) fn tcp(sequence: u32, payload_len: usize) -> Self {
         Self {
             vlans: Vec::new(),
             is_ipv6: false,
@@ -53,7 +53,7 @@ impl Spec {
     }
 
     /// An ordinary datagram.
-    pub(super) fn udp(payload_len: usize) -> Self {
+    pub(crate) fn udp(payload_len: usize) -> Self {
         Self {
             is_udp: true,
             ..Self::tcp(0, payload_len)
@@ -61,7 +61,7 @@ impl Spec {
     }
 
     /// With complete checksums.
-    pub(super) fn build(&self) -> Vec<u8> {
+    pub(crate) fn build(&self) -> Vec<u8> {
         let mut transport = Vec::new();
         transport.extend(self.port.to_be_bytes());
         transport.extend(80_u16.to_be_bytes());
@@ -124,7 +124,7 @@ impl Spec {
 }
 
 /// The transport checksum of a frame, as etherparse calculates it.
-pub(super) fn checksum(frame: &[u8]) -> u16 {
+pub(crate) fn checksum(frame: &[u8]) -> u16 {
     let packet = SlicedPacket::from_ethernet(frame).unwrap();
     match (packet.net.unwrap(), packet.transport.unwrap()) {
         (NetSlice::Ipv4(ip), TransportSlice::Tcp(tcp)) => {
@@ -150,7 +150,7 @@ pub(super) fn checksum(frame: &[u8]) -> u16 {
 }
 
 /// Fails unless all lengths and checksums of a frame are right.
-pub(super) fn assert_right(frame: &[u8]) {
+pub(crate) fn assert_right(frame: &[u8]) {
     // Fails if a length does.
     let packet = SlicedPacket::from_ethernet(frame).unwrap();
     if let Some(NetSlice::Ipv4(ip)) = &packet.net {
@@ -166,7 +166,7 @@ pub(super) fn assert_right(frame: &[u8]) {
 }
 
 /// Where the transport header of a frame begins and where its checksum stands in it.
-pub(super) fn partial(frame: &[u8]) -> super::Checksum {
+pub(crate) fn partial(frame: &[u8]) -> super::Checksum {
     let layout = Layout::parse(frame).unwrap();
     super::Checksum::Partial {
         start: u16::try_from(layout.start).unwrap(),
@@ -175,7 +175,7 @@ pub(super) fn partial(frame: &[u8]) -> super::Checksum {
 }
 
 /// Leaves the checksum of a frame open.
-pub(super) fn reopen(frame: &mut [u8]) -> super::Checksum {
+pub(crate) fn reopen(frame: &mut [u8]) -> super::Checksum {
     let layout = Layout::parse(frame).unwrap();
     let pseudo =
         super::headers::pseudo_header(frame, layout.network, layout.is_ipv6, layout.transport);
@@ -187,7 +187,7 @@ pub(super) fn reopen(frame: &mut [u8]) -> super::Checksum {
 }
 
 /// The payload of TCP or UDP.
-pub(super) fn payload(frame: &[u8]) -> &[u8] {
+pub(crate) fn payload(frame: &[u8]) -> &[u8] {
     let packet = LaxSlicedPacket::from_ethernet(frame).unwrap();
     match packet.transport.unwrap() {
         TransportSlice::Tcp(tcp) => tcp.payload(),
@@ -196,7 +196,7 @@ pub(super) fn payload(frame: &[u8]) -> &[u8] {
     }
 }
 
-pub(super) fn any_spec(max_len: usize) -> impl Strategy<Value = Spec> {
+pub(crate) fn any_spec(max_len: usize) -> impl Strategy<Value = Spec> {
     let ip = (
         prop::collection::vec(0..4096_u16, 0..3),
         any::<bool>(),

@@ -12,8 +12,10 @@ pub mod paths;
 pub mod queries;
 pub mod refusals;
 pub mod restarts;
+pub mod stations;
 pub mod storms;
 pub mod targets;
+pub mod traffic;
 
 use crate::lab::{ContainerId, Lab};
 

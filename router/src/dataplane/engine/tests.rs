@@ -2,4 +2,5 @@ mod frames;
 mod hostile;
 mod links;
 mod net;
+mod offload;
 mod recorded;

@@ -12,7 +12,9 @@ use super::*;
 use crate::LinkId;
 use crate::crypto::session::{KeyPair, Password};
 use crate::dataplane::{LinkConfig, OverlayControl};
-use crate::io::testing::{PATIENCE, fake_tap, frame, received};
+use crate::io::tap::Offloads;
+use crate::io::testing::{PATIENCE, fake_tap_with, frame, received};
+use crate::offload::testing::Spec;
 use crate::topology::{Peers, Routes};
 
 const LINK: LinkId = LinkId(7);
@@ -51,7 +53,11 @@ struct Host {
 
 impl Host {
     fn start(ours: u64) -> Self {
-        let (device, bridge) = fake_tap();
+        Self::with_device(ours, Offloads::None)
+    }
+
+    fn with_device(ours: u64, offloads: Offloads) -> Self {
+        let (device, bridge) = fake_tap_with(offloads);
         let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = socket.local_addr();
         let (data, reports) = start(name(ours), Some(device), socket).unwrap();
@@ -83,7 +89,10 @@ impl Host {
 
 /// Two hosts with an established link, host 1 being the dialler.
 async fn mesh_of_two(sealed: bool) -> (Host, Host) {
-    let (mut one, mut two) = (Host::start(1), Host::start(2));
+    link(Host::start(1), Host::start(2), sealed).await
+}
+
+async fn link(mut one: Host, mut two: Host, sealed: bool) -> (Host, Host) {
     let pairs = [KeyPair::new([1; 32]), KeyPair::new([2; 32])];
     let password = Password::new(*b"secret").unwrap();
     let publics = pairs.each_ref().map(KeyPair::public);
@@ -189,6 +198,32 @@ async fn burst_arrives_in_order() {
         }
     };
     tokio::join!(send, receive);
+}
+
+#[tokio::test]
+async fn refused_super_frames_are_cut() {
+    let two = Host::with_device(2, Offloads::Tcp);
+    let (one, two) = link(Host::start(1), two, true).await;
+    for round in 0..20 {
+        let frames: Vec<_> = (0..10)
+            .map(|number| {
+                Spec {
+                    id: u16::try_from(number).unwrap(),
+                    ..Spec::tcp(round + 500 * number, 500)
+                }
+                .build()
+            })
+            .collect();
+        for frame in &frames {
+            one.bridge.send(frame).await.unwrap();
+        }
+        for frame in frames {
+            assert_eq!(received(&two.bridge).await, frame);
+        }
+    }
+    let status = two.status().await;
+    let failed = status.drops.iter().find(|drop| drop.0 == "inject_failed");
+    assert_eq!(failed, Some(&("inject_failed", 0)));
 }
 
 #[tokio::test]

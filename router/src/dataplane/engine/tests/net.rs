@@ -225,6 +225,14 @@ impl Net {
         self.drain(index);
     }
 
+    /// The bridge of a node hands over a frame for which something is left to do.
+    pub(super) fn capture_offloaded(&mut self, index: usize, frame: &[u8], offload: &Offload) {
+        let engine = &mut self.nodes[index].engine;
+        engine.handle_frame(frame, offload, self.now);
+        engine.flush();
+        self.drain(index);
+    }
+
     /// A datagram comes in at a node, from wherever.
     pub(super) fn receive(&mut self, index: usize, from: SocketAddr, bytes: &[u8]) -> Vec<Vec<u8>> {
         let mut bytes = bytes.to_vec();
