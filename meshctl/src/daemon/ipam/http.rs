@@ -40,6 +40,9 @@ use crate::daemon::admin::{Form, bad_request, internal_error};
 /// Clients that may wait at a time; places for connections are left for those who only ask.
 const MAX_CLIENTS: usize = 960;
 
+/// Longest identifier, in bytes; that of a container has 64.
+const MAX_IDENT_LEN: usize = 1024;
+
 const TOO_MANY: &str = "too many requests are waiting; try again later";
 
 /// The calls, for a daemon with or without allocation.
@@ -225,6 +228,7 @@ async fn allocated(
     let is_container = Form::decode(query, body)
         .ok_or_else(bad_form)?
         .is_set("check-alive");
+    check_ident(ident).map_err(bad_request)?;
     let answer = service.ipam.allocate(ident, subnet, is_container);
     Ok(match service.wait(patience, answer).await? {
         Ok(cidr) => text(cidr.to_string()),
@@ -243,6 +247,7 @@ async fn claim(
         .parse()
         .map_err(|error| bad_address(&error))?;
     let form = Form::decode(query.as_deref(), &body).ok_or_else(bad_form)?;
+    check_ident(&ident).map_err(bad_request)?;
     let answer = service.ipam.claim(
         &ident,
         cidr,
@@ -315,6 +320,13 @@ async fn show_plan(
     } else {
         text(plan.to_string())
     }
+}
+
+fn check_ident(ident: &str) -> Result<(), &'static str> {
+    if ident.len() > MAX_IDENT_LEN {
+        return Err("the identifier is too long");
+    }
+    Ok(())
 }
 
 fn bad_form() -> Response {

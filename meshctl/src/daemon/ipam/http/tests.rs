@@ -222,6 +222,22 @@ async fn a_claim_may_be_answered_before_it_is_settled() {
 }
 
 #[tokio::test]
+async fn identifiers_have_an_end() {
+    let served = Served::alone().await;
+    let ident = "c".repeat(1025);
+    let text = "the identifier is too long\n";
+    let path = format!("/ip/{ident}");
+    served.expect("POST", &path, 400, text).await;
+    let path = format!("/ip/{ident}/10.32.0.1/12");
+    served.expect("PUT", &path, 400, text).await;
+    served.expect("GET", "/ip", 200, "{\"owned\":null}\n").await;
+    // They may have anything in them but a slash.
+    let path = "/ip/a%20b%2Cc";
+    served.expect("POST", path, 200, "10.32.0.1/12").await;
+    served.expect("GET", path, 200, "10.32.0.1/12").await;
+}
+
+#[tokio::test]
 async fn a_plan_changes_nothing() {
     let served = Served::alone().await;
     served.expect("POST", "/ip/c", 200, "10.32.0.1/12").await;
