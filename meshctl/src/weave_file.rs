@@ -23,7 +23,10 @@ const MODE: u32 = 0o660;
 #[derive(Debug, Error)]
 pub enum Error {
     /// It cannot be opened or read.
-    #[error("cannot read Weave Net's state file {}: {source}", path.display())]
+    #[error(
+        "cannot read Weave Net's state file {}: {source}; name another one with --weave-db FILE, or \
+         none with --weave-db none", path.display()
+    )]
     Read {
         /// The file.
         path: PathBuf,

@@ -105,6 +105,15 @@ fn peers_to_take_over_from() {
     assert!(plan.contains("no peer is known"), "{plan}");
     let plan = json_of(&host, &["ipam", "plan", "rmpeer", "::9"]);
     assert_eq!(plan["NumIPs"], 0, "{plan}");
+    let plan = host.ask(&["ipam", "plan", "reset"]);
+    assert!(
+        plan.contains("nobody is known who could get the 256 IPs"),
+        "{plan}"
+    );
+    assert_eq!(
+        json_of(&host, &["ipam", "plan", "reset"])["Heir"],
+        Value::Null
+    );
 }
 
 #[test]

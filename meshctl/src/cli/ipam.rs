@@ -2,6 +2,8 @@
 //!
 //! What is piped is what the daemon answers, which is what the original's scripts read.
 
+mod plan;
+
 use std::io::Write as _;
 
 use clap::Subcommand;
@@ -40,7 +42,7 @@ enum What {
     /// Show what something would do, without doing it
     Plan {
         #[command(subcommand)]
-        verb: Plan,
+        verb: plan::Verb,
     },
 }
 
@@ -93,16 +95,6 @@ struct Lookup {
     subnet: Option<String>,
 }
 
-#[derive(Debug, Subcommand)]
-enum Plan {
-    /// What "rmpeer PEER" would take over, and whether it would be refused
-    Rmpeer {
-        /// Name or nickname of a host
-        #[arg(value_name = "PEER")]
-        peer: String,
-    },
-}
-
 /// One call, whose answer is a text.
 pub async fn call(
     client: &Client,
@@ -142,9 +134,7 @@ impl IpamArgs {
                 }
                 output::print(&format!("{subnet}\n"))
             }
-            What::Plan {
-                verb: Plan::Rmpeer { peer },
-            } => plan_rmpeer(global, &client, &peer).await,
+            What::Plan { verb } => verb.run(global, &client).await,
         }
     }
 }
@@ -310,21 +300,6 @@ async fn list(global: &Global, client: &Client) -> Result<(), Failure> {
         )
     });
     output::print(&lines.collect::<String>())
-}
-
-async fn plan_rmpeer(global: &Global, client: &Client, peer: &str) -> Result<(), Failure> {
-    let path = format!("/peer/{}/plan", form::segment(peer));
-    let accept = global.json.then_some("application/json");
-    let answer = client.call(Method::GET, &path, accept, &[]).await?;
-    if answer.status == 404 {
-        return Err(off());
-    }
-    let text = answer.text(&path)?;
-    if global.json {
-        let plan: Value = serde_json::from_str(&text)?;
-        return output::print_json(&plan);
-    }
-    output::print(&text)
 }
 
 #[cfg(test)]

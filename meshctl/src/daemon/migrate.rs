@@ -304,8 +304,10 @@ impl Import<'_> {
         };
         if state.transaction == record.transaction {
             if record.handed_back {
-                tracing::info!(
-                    "Weave Net has changed nothing since {} was written",
+                tracing::warn!(
+                    "Weave Net has not opened {0} since it was written here, so the state here \
+                     counts; if Weave ran with a copy of it, stop, put that copy in its place, and \
+                     launch with --weave-db {0}",
                     record.path
                 );
                 record.handed_back = false;
