@@ -107,15 +107,13 @@ impl Shared {
         }
     }
 
+    /// An allocator that has panicked may be in the middle of something, and give an address out
+    /// twice. On disk all is well: the next process begins from there.
     fn lock(&self) -> MutexGuard<'_, State> {
-        #[expect(
-            clippy::panic,
-            reason = "an allocator that was left in the middle of something may give an address out \
-                      twice; on disk all is well, and the next process begins from there"
-        )]
-        self.state
-            .lock()
-            .unwrap_or_else(|_| panic!("the allocator has failed before"))
+        self.state.lock().unwrap_or_else(|_| {
+            tracing::error!("address allocation has failed; see above. Nothing on disk is wrong");
+            std::process::abort()
+        })
     }
 
     /// Has the allocator do something, and sees to what it says.
