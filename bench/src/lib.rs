@@ -7,11 +7,14 @@
 //! [`systems`] sets the stage, [`traffic`] makes the load, [`meter`] reads what it cost,
 //! [`measure`] takes one round of a system, [`report`] turns samples into tables and [`plot`] into
 //! a picture, and [`interrupt`] ends it all early. The program `lab` puts them together.
+//!
+//! [`servers`] is about name servers, for the program `names-lab`.
 
 pub mod interrupt;
 pub mod measure;
 pub mod meter;
 pub mod plot;
 pub mod report;
+pub mod servers;
 pub mod systems;
 pub mod traffic;
