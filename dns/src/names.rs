@@ -160,3 +160,6 @@ impl Publisher {
         };
     }
 }
+
+#[cfg(test)]
+mod tests;
