@@ -104,6 +104,9 @@ pub struct Link {
     pub max_mtu: Option<u32>,
     /// Index of the bridge it is a port of.
     pub master: Option<u32>,
+    /// Index of the device that it hangs on; of a veth: of its other end, which may be in another
+    /// namespace.
+    pub peer: Option<u32>,
     /// Whether it is set up (not: whether it has a carrier).
     pub up: bool,
 }
@@ -441,6 +444,7 @@ fn parse_link(message: &LinkMessage) -> Link {
         mtu: 0,
         max_mtu: None,
         master: None,
+        peer: None,
         up: message.header.flags.contains(LinkFlags::Up),
     };
     for attribute in &message.attributes {
@@ -452,6 +456,7 @@ fn parse_link(message: &LinkMessage) -> Link {
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             // 0 stands for "no limit known".
             LinkAttribute::MaxMtu(mtu) => link.max_mtu = Some(*mtu).filter(|mtu| *mtu != 0),
+            LinkAttribute::Link(index) => link.peer = Some(*index),
             LinkAttribute::Controller(index) => link.master = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {

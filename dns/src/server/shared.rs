@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::Limits;
 use super::handler::Handler;
 use super::upstream::Upstream;
-use crate::query::{self, Received};
+use crate::query::{self, Rcode, Received};
 use crate::relay;
 use crate::reply::{self, Transport};
 use crate::responder::Responder;
@@ -44,6 +44,23 @@ impl Shared {
     /// Room for one more query that takes longer, unless the client or all have too many.
     pub(super) fn admit(&self, client: IpAddr) -> Option<Share> {
         Shares::take(&self.waiting, client)
+    }
+
+    /// The answer to a query for which there is no room.
+    pub(super) fn turn_away(&self, packet: &[u8]) -> Vec<u8> {
+        let mut answer = Vec::new();
+        let kind = match query::read(packet) {
+            Received::Plain(query) => {
+                reply::write_failure((&query).into(), Rcode::ServFail, &mut answer);
+                Kind::of_type(query.qtype)
+            }
+            _ => {
+                reply::write_refusal(packet, Rcode::ServFail, &mut answer);
+                Kind::Malformed
+            }
+        };
+        self.count(kind, Outcome::ServFail);
+        answer
     }
 
     /// Starts a task that ends with the server.
@@ -80,7 +97,7 @@ impl Shared {
                     }
                     None => {
                         let mut answer = Vec::new();
-                        reply::write_failure((&query).into(), query::Rcode::ServFail, &mut answer);
+                        reply::write_failure((&query).into(), Rcode::ServFail, &mut answer);
                         (kind, Outcome::ServFail, Some(answer))
                     }
                 }

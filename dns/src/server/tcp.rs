@@ -25,8 +25,7 @@ use tokio::time::{sleep, timeout};
 
 use super::shared::{Asked, Shared, Shares};
 use super::udp::random;
-use crate::query::Rcode;
-use crate::reply::{self, Scratch, Transport};
+use crate::reply::{Scratch, Transport};
 use crate::responder::Action;
 use crate::stats::{Kind, Outcome};
 
@@ -34,6 +33,8 @@ use crate::stats::{Kind, Outcome};
 const PAUSE: Duration = Duration::from_millis(50);
 /// Answers are sent together up to this length.
 const CHUNK_LEN: usize = 16 << 10;
+/// Answers that wait to be sent; few, as each may be as long as 64 KiB.
+const QUEUE: usize = 8;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 256;
 
@@ -84,7 +85,7 @@ pub(super) async fn serve(listener: TcpListener, shares: Arc<Shares>, shared: Ar
 async fn converse(stream: TcpStream, client: SocketAddr, shared: &Arc<Shared>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let (reader, writer) = stream.into_split();
-    let (answers, queue) = mpsc::channel(shared.limits.pipelined.max(1));
+    let (answers, queue) = mpsc::channel(QUEUE);
     let idle = shared.limits.idle;
     // Each side ends the other: no more answers to come, or nobody who takes them.
     let (read, written) = tokio::join!(
@@ -162,8 +163,7 @@ async fn read(
                     shared.spawn(task);
                     continue;
                 }
-                reply::write_refusal(&packet, Rcode::ServFail, &mut answer);
-                shared.count(Kind::Other, Outcome::ServFail);
+                answer = shared.turn_away(&packet);
             }
         }
         if answers.send(answer).await.is_err() {

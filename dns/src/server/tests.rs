@@ -312,3 +312,52 @@ async fn answers_come_from_the_address_that_was_asked() {
     }
     server.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_gets_many_answers_at_once() {
+    let names = some_names().names();
+    for listen in ["127.0.0.1:0", "0.0.0.0:0", "[::]:0"] {
+        let config = Config {
+            listen: vec![listen.parse().unwrap()],
+            udp_threads: 1,
+            ..loopback()
+        };
+        let server = Server::start(config, names.clone()).unwrap();
+        let port = server.addresses()[0].port();
+        let is_ipv4 = server.addresses()[0].is_ipv4();
+        let (to, any) = if is_ipv4 {
+            ("127.0.0.1", "127.0.0.2:0")
+        } else {
+            ("::1", "[::1]:0")
+        };
+        let to = SocketAddr::new(to.parse().unwrap(), port);
+        // Answers of three lengths, for two clients in turn.
+        let clients = [any, any].map(|any| {
+            let socket = UdpSocket::bind(any).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.connect(to).unwrap();
+            socket
+        });
+        let names = ["web.weave.local", "two.weave.local", "nosuch.weave.local"];
+        for id in 0..200_u16 {
+            for client in &clients {
+                let packet = query(id, names[usize::from(id % 3)], rtype::A);
+                client.send(&packet).unwrap();
+            }
+        }
+        for client in &clients {
+            let mut ids: Vec<u16> = (0..200)
+                .map(|_| {
+                    let answer = receive(client);
+                    let id = u16::from_be_bytes([answer[0], answer[1]]);
+                    let count = [1, 2, 0][usize::from(id % 3)];
+                    assert_eq!(parsed(&answer).answers.len(), count, "{listen} {id}");
+                    id
+                })
+                .collect();
+            ids.sort_unstable();
+            assert_eq!(ids, (0..200).collect::<Vec<u16>>(), "{listen}");
+        }
+        server.shutdown().await;
+    }
+}

@@ -5,12 +5,16 @@
 //! there, and sends the answers with one `sendmmsg`. Nothing is allocated on that way. What cannot
 //! be answered from the names becomes a task.
 //!
+//! Nearly all time is the kernel's, for each datagram that it sends. So answers of one length to one
+//! client, a resolver that asks for many, are one message that the kernel cuts in the end
+//! (`UDP_SEGMENT`).
+//!
 //! Bound to the unspecified address, an answer has to come from the address to which the query was
 //! sent; the kernel notes it with each datagram.
 
 use std::io;
-use std::iter;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -85,63 +89,106 @@ pub(super) fn random() -> StdRng {
 /// Answers what arrives at a socket, until it is to stop.
 pub(super) fn serve(socket: &Arc<Socket>, counters: &Counters, shared: &Arc<Shared>) {
     let mut inbox = Inbox::new();
-    let mut rng = random();
-    let mut scratch = Scratch::default();
-    let mut answers = Vec::new();
-    let mut outbox: Vec<(Way, usize)> = Vec::with_capacity(sys::BATCH);
+    let mut desk = Desk {
+        rng: random(),
+        scratch: Scratch::default(),
+        answers: Vec::new(),
+        outbox: Vec::with_capacity(sys::BATCH),
+        together: sys::can_segment(socket.as_fd()),
+    };
     while !shared.stop.is_cancelled() {
         match inbox.receive(socket.as_fd()) {
-            Ok(()) => {}
-            Err(error) if is_passing(&error) => continue,
+            Ok(()) => desk.answer(&inbox, socket, counters, shared),
+            Err(error) if is_passing(&error) => {}
             Err(error) => {
                 tracing::debug!(%error, "cannot receive queries");
                 std::thread::sleep(PAUSE);
-                continue;
             }
         }
+    }
+}
+
+/// What a thread works with.
+struct Desk {
+    rng: StdRng,
+    scratch: Scratch,
+    /// The answers of a batch, end to end.
+    answers: Vec<u8>,
+    /// Whose query has an answer, and where that is.
+    outbox: Vec<(usize, Range<usize>)>,
+    /// Whether answers to one client go out together.
+    together: bool,
+}
+
+impl Desk {
+    /// Answers a batch.
+    fn answer(
+        &mut self,
+        inbox: &Inbox,
+        socket: &Arc<Socket>,
+        counters: &Counters,
+        shared: &Arc<Shared>,
+    ) {
         let begun = Instant::now();
-        answers.clear();
-        outbox.clear();
-        for (way, packet, cut) in inbox.datagrams() {
-            if way.port() == 0 {
-                // Nobody could get the answer.
-                counters.count(Writers::One, Kind::Malformed, Outcome::Dropped);
-                continue;
-            }
-            let action = if cut {
-                reply::write_refusal(packet, Rcode::FormErr, &mut answers);
+        self.answers.clear();
+        self.outbox.clear();
+        for (index, (way, packet, cut)) in inbox.datagrams().enumerate() {
+            let start = self.answers.len();
+            // To port 0 nobody could get an answer.
+            let action = if way.port() == 0 {
+                Action::Ignore
+            } else if cut {
+                reply::write_refusal(packet, Rcode::FormErr, &mut self.answers);
                 Action::Reply(Kind::Malformed, Outcome::Refused)
             } else {
-                let responder = &shared.responder;
-                responder.respond(packet, Transport::Udp, &mut rng, &mut scratch, &mut answers)
+                shared.responder.respond(
+                    packet,
+                    Transport::Udp,
+                    &mut self.rng,
+                    &mut self.scratch,
+                    &mut self.answers,
+                )
             };
             match action {
                 Action::Reply(kind, outcome) => {
                     counters.count(Writers::One, kind, outcome);
-                    outbox.push((*way, answers.len()));
+                    self.outbox.push((index, start..self.answers.len()));
                 }
                 Action::Ignore => {
                     counters.count(Writers::One, Kind::Malformed, Outcome::Dropped);
                 }
-                Action::Forward | Action::Parse => {
-                    defer(socket, *way, packet, begun, shared);
-                }
+                Action::Forward | Action::Parse => defer(socket, *way, packet, begun, shared),
             }
         }
-        if outbox.is_empty() {
-            continue;
+        if self.outbox.is_empty() {
+            return;
         }
-        let mut start = 0;
-        let datagrams = outbox.iter().map(|(way, end)| {
-            let bytes = answers.get(start..*end).unwrap_or_default();
-            start = *end;
-            (way, bytes)
-        });
-        let unsent = sys::send(socket.as_fd(), datagrams);
-        if unsent > 0 {
-            tracing::debug!(unsent, "cannot send answers");
+        let sent = self.send(inbox, socket);
+        if sent.lost > 0 {
+            tracing::debug!(count = sent.lost, "cannot send answers");
         }
-        counters.took(Writers::One, begun.elapsed(), outbox.len() as u64);
+        if sent.not_together {
+            tracing::info!("UDP send offload does not work here; going on without it");
+            self.together = false;
+        }
+        counters.took(Writers::One, begun.elapsed(), self.outbox.len() as u64);
+    }
+
+    fn send(&mut self, inbox: &Inbox, socket: &Socket) -> sys::Sent {
+        if self.together && self.outbox.len() > 2 {
+            // Those that can go together one after the other.
+            self.outbox.sort_unstable_by_key(|(index, range)| {
+                let way = inbox.way(*index);
+                (way.port(), way.client(), range.len())
+            });
+        }
+        let mut datagrams = [(inbox.way(0), &[][..]); sys::BATCH];
+        for (datagram, (index, range)) in datagrams.iter_mut().zip(&self.outbox) {
+            let bytes = self.answers.get(range.clone()).unwrap_or_default();
+            *datagram = (inbox.way(*index), bytes);
+        }
+        let datagrams = datagrams.get(..self.outbox.len()).unwrap_or(&datagrams);
+        sys::send(socket.as_fd(), datagrams, self.together)
     }
 }
 
@@ -153,17 +200,15 @@ fn defer(socket: &Arc<Socket>, way: Way, packet: &[u8], begun: Instant, shared: 
         begun,
     };
     let Some(permit) = shared.admit(asked.client.ip()) else {
-        let mut answer = Vec::new();
-        reply::write_refusal(packet, Rcode::ServFail, &mut answer);
-        shared.count(Kind::Other, Outcome::ServFail);
-        sys::send(socket.as_fd(), iter::once((&way, answer.as_slice())));
+        let answer = shared.turn_away(packet);
+        sys::send(socket.as_fd(), &[(&way, &answer)], false);
         return;
     };
     let task = {
         let (socket, packet, shared) = (socket.clone(), packet.to_vec(), shared.clone());
         async move {
             if let Some(answer) = shared.answer(packet, asked).await {
-                sys::send(socket.as_fd(), iter::once((&way, answer.as_slice())));
+                sys::send(socket.as_fd(), &[(&way, &answer)], false);
             }
             drop(permit);
         }

@@ -94,7 +94,7 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
                 check_range(allocation, config.bridge.as_deref(), has_state).await?;
                 let uid = router::mesh::uid_of(seed);
                 let us = (identity.name, uid, nickname.as_str());
-                let found = ipam::found_on_bridge(config.bridge.as_deref()).await;
+                let found = ipam::found::in_use(config.bridge.as_deref()).await;
                 Some(start_ipam(allocation, us, found, &store)?)
             }
             None => None,

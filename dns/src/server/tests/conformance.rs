@@ -536,3 +536,27 @@ async fn other_records_do_not_hide_the_question() {
     })
     .await;
 }
+
+/// The original sends all names of such a domain to servers upstream.
+#[tokio::test(flavor = "multi_thread")]
+async fn rfc4343_domains_with_capitals_and_of_one_label() {
+    for domain in ["Weave.LOCAL", "corp"] {
+        let ours = PeerName::from_bytes([2, 0, 0, 0, 0, 1]);
+        let mut nameserver = Nameserver::new(ours, domain.parse().unwrap());
+        let name = format!("web.{domain}");
+        add(&mut nameserver, &name, "10.32.0.1");
+        let server = Server::start(loopback(), nameserver.names()).unwrap();
+        let ask = |name: &str| parsed(&exchange(server.addresses()[0], &query(1, name, rtype::A)));
+        for name in [name.clone(), name.to_lowercase(), "web".to_owned()] {
+            assert_eq!(addresses(&ask(&name)), ["10.32.0.1"], "{name}");
+        }
+        let apex = ask(domain);
+        assert_eq!(
+            apex.metadata.response_code,
+            ResponseCode::NoError,
+            "{domain}"
+        );
+        assert_eq!(apex.authorities.len(), 1, "{domain}");
+        server.shutdown().await;
+    }
+}

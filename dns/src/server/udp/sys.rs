@@ -14,15 +14,16 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 use libc::{
-    c_int, c_uint, c_void, iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, sockaddr_storage,
-    socklen_t,
+    c_int, c_uint, c_void, cmsghdr, iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6,
+    sockaddr_storage, socklen_t,
 };
 
 /// Datagrams taken from the kernel at once, and given to it.
 pub(super) const BATCH: usize = 32;
 /// Longest query that is read; what is longer arrives cut, with a note of that.
 pub(super) const QUERY_LEN: usize = 4096;
-/// Room for the one control message there is: the address to which a query was sent.
+/// Room for control messages: the address to which a query was sent, of 32 or 40 bytes, and the
+/// length of datagrams, of 24.
 const CONTROL_LEN: usize = 64;
 
 /// From where a datagram came, and to which of our addresses; and so the way back.
@@ -76,6 +77,48 @@ impl Way {
         u16::from_be(unsafe { &*at.cast::<sockaddr_in>() }.sin_port)
     }
 
+    /// Whether it leads from the same of our addresses to the same client.
+    fn is_same(&self, other: &Self) -> bool {
+        self.port() == other.port()
+            && self.client() == other.client()
+            && self.control_len == other.control_len
+            && self.control.0.get(..self.control_len) == other.control.0.get(..self.control_len)
+    }
+
+    /// Writes the control messages of a message that goes this way: our address, if it has to be
+    /// said, and the length of the datagrams into which it is to be cut, unless that is 0. Returns
+    /// their length.
+    fn write_control(&self, segment_len: usize, into: &mut Control) -> usize {
+        *into = self.control;
+        if segment_len == 0 {
+            return self.control_len;
+        }
+        // SAFETY: these two only calculate.
+        let (len, space) = unsafe {
+            let value_len = size_of::<u16>() as c_uint;
+            (
+                libc::CMSG_LEN(value_len),
+                libc::CMSG_SPACE(value_len) as usize,
+            )
+        };
+        let start = self.control_len;
+        let Some(room) = into.0.get_mut(start..start.saturating_add(space)) else {
+            return self.control_len;
+        };
+        let message = room.as_mut_ptr().cast::<cmsghdr>();
+        // SAFETY: the room is as large as a header and a value, and aligned as the buffer is, since
+        // the message before takes a multiple of that alignment. The value need not be aligned.
+        unsafe {
+            (*message).cmsg_len = len as _;
+            (*message).cmsg_level = libc::SOL_UDP;
+            (*message).cmsg_type = libc::UDP_SEGMENT;
+            libc::CMSG_DATA(message)
+                .cast::<u16>()
+                .write_unaligned(segment_len as u16);
+        }
+        start + space
+    }
+
     /// Makes the note of the address to which the query was sent one of the address from which the
     /// answer goes: by whatever interface, not just the one by which the query came.
     fn turn(&mut self, control_len: usize) {
@@ -116,12 +159,14 @@ impl Way {
 
 /// Asks the kernel to note with every datagram the address to which it was sent.
 pub(super) fn want_destination(socket: BorrowedFd<'_>, is_ipv4: bool) -> io::Result<()> {
-    let (level, option) = if is_ipv4 {
-        (libc::IPPROTO_IP, libc::IP_PKTINFO)
+    if is_ipv4 {
+        set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)
     } else {
-        (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
-    };
-    let value: c_int = 1;
+        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)
+    }
+}
+
+fn set_option(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
     // SAFETY: the pointer and the length are those of `value`, which outlives the call.
     let code = unsafe {
         libc::setsockopt(
@@ -210,6 +255,12 @@ impl Inbox {
         Ok(())
     }
 
+    /// The way back of a datagram; of any if there are not so many.
+    pub(super) fn way(&self, index: usize) -> &Way {
+        let ways = &self.ways;
+        ways.get(index).unwrap_or(&NO_WAY)
+    }
+
     /// What has arrived: the way back, the bytes, and whether some of them are missing.
     pub(super) fn datagrams(&self) -> impl Iterator<Item = (&Way, &[u8], bool)> {
         self.ways
@@ -221,36 +272,69 @@ impl Inbox {
     }
 }
 
-/// Sends datagrams, each by its way. One that cannot be sent is left out, and counted: DNS over UDP
-/// has to live with that. Returns how many.
-pub(super) fn send<'a>(
-    socket: BorrowedFd<'_>,
-    datagrams: impl Iterator<Item = (&'a Way, &'a [u8])>,
-) -> usize {
+/// Whether the kernel can cut long messages into datagrams.
+pub(super) fn can_segment(socket: BorrowedFd<'_>) -> bool {
+    // 0 stands for "not unless asked for". A kernel that does not know the option would ignore it in
+    // a control message too, and send all as one datagram.
+    set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok()
+}
+
+/// A datagram to be sent.
+pub(super) type Datagram<'d> = (&'d Way, &'d [u8]);
+
+/// What became of datagrams.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sent {
+    /// How many could not be sent. DNS over UDP has to live with that.
+    pub(super) lost: usize,
+    /// Whether datagrams were refused together, and not one by one.
+    pub(super) not_together: bool,
+}
+
+/// Sends datagrams, [`BATCH`] at most. With `together`, such as follow each other with one length
+/// and one client are one message to the kernel, which cuts it at the end of its own way.
+pub(super) fn send(socket: BorrowedFd<'_>, datagrams: &[Datagram<'_>], together: bool) -> Sent {
+    let mut sent = Sent::default();
     let mut parts = [NO_PART; BATCH];
+    let mut controls = [Control([0; CONTROL_LEN]); BATCH];
     let mut headers = [const { no_header() }; BATCH];
-    let mut total = 0;
-    for ((header, part), (way, bytes)) in headers.iter_mut().zip(&mut parts).zip(datagrams) {
+    for (part, (_, bytes)) in parts.iter_mut().zip(datagrams) {
         // The kernel takes no `*const`, but only reads.
         part.iov_base = bytes.as_ptr().cast_mut().cast::<c_void>();
         part.iov_len = bytes.len();
+    }
+    let runs = datagrams.chunk_by(|(way, bytes), (next_way, next_bytes)| {
+        together && bytes.len() == next_bytes.len() && way.is_same(next_way)
+    });
+    let mut total = 0;
+    let mut rest = parts.as_mut_slice();
+    for ((header, control), run) in headers.iter_mut().zip(&mut controls).zip(runs) {
+        let Some((run_parts, after)) = rest.split_at_mut_checked(run.len()) else {
+            break;
+        };
+        rest = after;
+        let Some((way, bytes)) = run.first() else {
+            break;
+        };
         let header = &mut header.msg_hdr;
         header.msg_name = (&raw const way.peer).cast_mut().cast();
         header.msg_namelen = way.peer_len;
-        header.msg_iov = part;
-        header.msg_iovlen = 1;
-        if way.control_len > 0 {
-            header.msg_control = way.control.0.as_ptr().cast_mut().cast();
-            header.msg_controllen = way.control_len as _;
+        header.msg_iov = run_parts.as_mut_ptr();
+        header.msg_iovlen = run.len() as _;
+        let segment_len = if run.len() > 1 { bytes.len() } else { 0 };
+        let control_len = way.write_control(segment_len, control);
+        if control_len > 0 {
+            header.msg_control = control.0.as_mut_ptr().cast();
+            header.msg_controllen = control_len as _;
         }
         total += 1;
     }
-    let mut unsent = 0;
     let mut rest = headers.get_mut(..total).unwrap_or_default();
+    let mut done = 0_usize;
     while !rest.is_empty() {
-        // SAFETY: each header points to an address, a control buffer, and, through a part, to the
-        // bytes of a datagram, with their true lengths. All outlive the call; the kernel writes to
-        // the headers alone.
+        // SAFETY: each header points to an address, a control buffer, and to parts that point to the
+        // bytes of datagrams, with their true lengths. All outlive the call; the kernel writes to the
+        // headers alone.
         let count = unsafe {
             libc::sendmmsg(
                 socket.as_raw_fd(),
@@ -259,19 +343,37 @@ pub(super) fn send<'a>(
                 (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
             )
         };
-        let done = match usize::try_from(count) {
+        let passed = match usize::try_from(count) {
             Ok(count) => count.max(1),
             Err(_) if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => 0,
             // The error is about the first of them.
             Err(_) => {
-                unsent += 1;
+                #[allow(clippy::unnecessary_cast, reason = "narrower on other platforms")]
+                let len = rest
+                    .first()
+                    .map_or(0, |header| header.msg_hdr.msg_iovlen as usize);
+                let refused = datagrams.get(done..done.saturating_add(len));
+                match refused.unwrap_or_default() {
+                    [] | [_] => sent.lost += 1,
+                    run => {
+                        let singly = send(socket, run, false);
+                        sent.lost += singly.lost;
+                        sent.not_together |= singly.lost == 0;
+                    }
+                }
                 1
             }
         };
-        rest = rest.get_mut(done..).unwrap_or_default();
+        #[allow(clippy::unnecessary_cast, reason = "narrower on other platforms")]
+        for header in rest.iter().take(passed) {
+            done += header.msg_hdr.msg_iovlen as usize;
+        }
+        rest = rest.get_mut(passed..).unwrap_or_default();
     }
-    unsent
+    sent
 }
+
+static NO_WAY: Way = Way::new();
 
 const NO_PART: iovec = iovec {
     iov_base: ptr::null_mut(),

@@ -19,6 +19,7 @@
 
 mod channel;
 mod disk;
+pub mod found;
 pub mod http;
 mod plan;
 mod quorums;
@@ -29,10 +30,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use host::netlink::Netlink;
 use ipam::allocator::{
     ANONYMOUS, Allocator, Answer, Changes, Done, Init, Refusal, RequestId, Saved, StartError,
     TakeOverPlan,
@@ -55,9 +54,6 @@ use shared::{Shared, Waiter};
 
 /// Name of the gossip channel.
 const CHANNEL: &str = "IPallocation";
-
-/// The identifier of the host itself, whose addresses are on the bridge.
-const EXPOSE: &str = "weave:expose";
 
 /// Why a request was not fulfilled.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -301,34 +297,6 @@ pub fn replace(transaction: &WriteTransaction, saved: &Saved) -> Result<(), redb
             acceptor: Some(saved.acceptor.clone()),
         },
     )
-}
-
-/// The addresses of the bridge itself, which are in use already.
-pub async fn found_on_bridge(bridge: Option<&str>) -> Vec<PreClaim> {
-    let Some(bridge) = bridge else {
-        return Vec::new();
-    };
-    let addresses = async {
-        let netlink = Netlink::current()?;
-        netlink.addresses(bridge).await
-    };
-    let addresses = match addresses.await {
-        Ok(addresses) => addresses,
-        // Mostly there is no bridge yet.
-        Err(error) => {
-            tracing::debug!(%error, "no addresses found on bridge {bridge}");
-            return Vec::new();
-        }
-    };
-    let claims = addresses.iter().filter_map(|cidr| match cidr.address {
-        IpAddr::V4(address) => Some(PreClaim {
-            ident: EXPOSE.to_owned(),
-            cidr: Cidr::new(address.into(), cidr.prefix_len),
-            is_container: false,
-        }),
-        IpAddr::V6(_) => None,
-    });
-    claims.collect()
 }
 
 /// What happens to containers.
