@@ -178,6 +178,25 @@ async fn nobody_listens_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_query_is_sent_once_more() {
+    let [upstream] = upstreams();
+    let mut seen: Vec<Vec<u8>> = Vec::new();
+    upstream.does(move |packet| {
+        seen.push(packet.to_vec());
+        // The same packet, so the answer to it is the same whichever was lost.
+        (seen.len() == 2 && seen[0] == seen[1]).then(|| answer_to(packet, [192, 0, 2, 1]))
+    });
+    let bench = Bench::start(&[&upstream], |config| config.timeout = PATIENCE);
+    let packet = query(1, "www.example.com", rtype::A);
+    assert_eq!(
+        addresses(&exchange(bench.address(), &packet)),
+        ["192.0.2.1"]
+    );
+    assert_eq!(upstream.asked(), 2);
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rfc5452_9_1_only_the_answer_to_the_question() {
     let [upstream] = upstreams();
     let bench = Bench::start(&[&upstream], |_| {});

@@ -28,6 +28,8 @@ use crate::server::udp::random;
 const PORT_COUNT: usize = 16;
 /// For so long a socket takes new queries.
 const PORT_LIFE: Duration = Duration::from_secs(10);
+/// A datagram may be lost; after that time the query is sent once more.
+const RESEND_AFTER: Duration = Duration::from_secs(1);
 /// Queries that may wait at one socket: few enough that an id that is free is found at once.
 const MAX_PENDING: usize = 4096;
 /// An answer is as long as a datagram can be.
@@ -78,7 +80,7 @@ impl Ports {
         patience: Duration,
     ) -> Option<Arc<[u8]>> {
         let (port, first_id) = self.port().ok()?;
-        let (answer, receiver) = oneshot::channel();
+        let (answer, mut receiver) = oneshot::channel();
         let (id, packet) = {
             let mut pending = lock(&port.pending);
             if pending.len() >= MAX_PENDING {
@@ -96,8 +98,16 @@ impl Ports {
             (id, packet)
         };
         let _forget = Forget { port: &port, id };
-        port.socket.send(&packet).await.ok()?;
-        timeout(patience, receiver).await.ok()?.ok()
+        let exchange = async {
+            port.socket.send(&packet).await.ok()?;
+            if let Ok(answer) = timeout(RESEND_AFTER, &mut receiver).await {
+                return answer.ok();
+            }
+            // Whichever answer comes first, it is the one to both.
+            port.socket.send(&packet).await.ok()?;
+            receiver.await.ok()
+        };
+        timeout(patience, exchange).await.ok()?
     }
 
     /// Any socket that is young enough, or a new one in its place; and a random id.
