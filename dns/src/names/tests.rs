@@ -30,7 +30,7 @@ fn nameserver() -> Nameserver {
 
 fn addresses(names: &Names, name: &str) -> Option<Addresses> {
     let name = WireName::folded(name).unwrap();
-    names.with_addresses(name.as_bytes(), Option::cloned)
+    names.with_addresses(name.as_bytes(), |found| Some(found?.clone()))
 }
 
 /// What the index should hold, from the table alone.
@@ -69,7 +69,7 @@ fn check(nameserver: &Nameserver, names: &Names, addrs: &[IpAddr]) {
     }
     for addr in addrs {
         let expected = nameserver.table().name_of(*addr).and_then(WireName::new);
-        let found = names.with_name(*addr, Option::cloned);
+        let found = names.with_name(*addr, |found| Some(found?.clone()));
         assert_eq!(found, expected, "{addr}");
     }
 }
