@@ -10,7 +10,7 @@
 use tests::cases::addresses::{births, claims, departures, draws, kills, quarrels};
 use tests::cases::restarts::End;
 use tests::cases::{
-    PASSWORD, links, meshes, migration, names, paths, queries, refusals, restarts, storms,
+    PASSWORD, links, meshes, migration, names, paths, queries, refusals, restarts, storms, traffic,
 };
 use tests::node::Kind::{Meshctl as M, Weaver as W};
 use tests::{number_from, seed, with_weaver};
@@ -55,6 +55,17 @@ mod mesh {
         container_moves_to_us => meshes::moving_container([W, M, M], &[1, 2, 3], PASSWORD);
         container_moves_among_us => meshes::moving_container([W, M, M], &[2, 3, 2], None);
         detour_through_them => meshes::detour([M, W, M], PASSWORD);
+    }
+}
+
+mod offloads {
+    use super::*;
+
+    cases! {
+        of_ours_first_encrypted => traffic::beside([M, W], PASSWORD, seed(1));
+        of_ours_first_plain => traffic::beside([M, W], None, seed(2));
+        of_ours_second_encrypted => traffic::beside([W, M], PASSWORD, seed(3));
+        of_ours_second_plain => traffic::beside([W, M], None, seed(4));
     }
 }
 

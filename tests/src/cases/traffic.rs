@@ -90,6 +90,28 @@ pub(super) fn two_hosts(taps: [&str; 2], password: Option<&str>) -> Lab {
     lab
 }
 
+/// A neighbour that may know nothing of offloads: containers of ours have them all the same.
+pub fn beside(kinds: [Kind; 2], password: Option<&str>, seed: u64) {
+    eprintln!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut lab = Lab::new(2, 1500);
+    lab.start(1, kinds[0], &Options::new(password, &[]));
+    lab.start(2, kinds[1], &Options::new(password, &[address(1)]));
+    lab.await_full_mesh(&[1, 2]);
+    let containers = [lab.attach(1, "10.40.0.1/16"), lab.attach(2, "10.40.0.2/16")];
+    for (id, kind) in containers.into_iter().zip(kinds) {
+        // The original cannot send what a container with offloads leaves to it.
+        furnish(&lab, id, kind == Kind::Meshctl);
+    }
+    lab.ping_all(&containers, 56);
+    let ends = containers.map(|id| lab.container_netns(id));
+    for (from, to) in [(0, 1), (1, 0)] {
+        let address = IpAddr::V4(lab.container_address(containers[to]));
+        transfer(ends[from], ends[to], address, &mut rng);
+        datagrams(ends[from], ends[to], address, &mut rng);
+    }
+}
+
 fn number(id: ContainerId, containers: &[ContainerId]) -> usize {
     1 + containers.iter().position(|other| *other == id).unwrap()
 }
