@@ -130,6 +130,15 @@ impl UdpSocket {
         })
     }
 
+    /// Sends and receives every datagram by itself from now on, for underlays whose devices get
+    /// runs wrong.
+    pub fn disable_offloads(&mut self) {
+        self.gso = false;
+        if let Err(error) = sys::set_udp_option(self.socket.as_fd(), libc::UDP_GRO, 0) {
+            tracing::debug!(%error, "cannot switch UDP receive offload off");
+        }
+    }
+
     /// The address it is bound to.
     pub fn local_addr(&self) -> SocketAddrV4 {
         self.address
