@@ -19,7 +19,7 @@ use rand::rngs::StdRng;
 use router::LinkId;
 use router::crypto::secretbox;
 use router::crypto::session::{KeyPair, Password, SessionKey};
-use router::dataplane::{Command, DataPlane, Event, LinkConfig};
+use router::dataplane::{Command, DataOptions, DataPlane, Event, LinkConfig};
 use router::offload::coalesce::Coalescer;
 use router::offload::segment::{Segments, Wanted};
 use router::offload::{Checksum, Delivery, Gso, GsoKind, Offload, checksum};
@@ -91,6 +91,11 @@ fn routes(count: usize) -> Vec<Arc<Routes>> {
     routes.collect()
 }
 
+fn new_engine(name: PeerName, now: Instant) -> DataPlane {
+    let entropy = Box::new(StdRng::seed_from_u64(name.as_u64()));
+    DataPlane::new(name, DataOptions::default(), entropy, now)
+}
+
 /// A chain of engines with their links up.
 struct Chain {
     engines: Vec<DataPlane>,
@@ -105,7 +110,7 @@ impl Chain {
         let now = Instant::now();
         let mut chain = Self {
             engines: (0..count)
-                .map(|index| DataPlane::new(name(index), now))
+                .map(|index| new_engine(name(index), now))
                 .collect(),
             now,
             wire: Vec::new(),

@@ -176,7 +176,7 @@ pub struct Connection {
     pub state: String,
     /// Who is there, or what went wrong.
     pub info: String,
-    /// `name`, `mtu`, `encrypted`.
+    /// `name`, `mtu`, `encrypted`; own: `cipher`, `fallback`.
     pub attrs: Option<BTreeMap<String, Value>>,
     /// Own: name of the peer.
     #[serde(default)]
@@ -317,6 +317,12 @@ pub struct Link {
     pub peer: String,
     /// Overlay in use.
     pub overlay: String,
+    /// Why it is not a better one that both ends know.
+    #[serde(default)]
+    pub fallback: Option<String>,
+    /// Cipher, if the overlay has a choice.
+    #[serde(default)]
+    pub cipher: Option<String>,
     /// Whether the neighbour hears us.
     pub established: bool,
     /// Whether frames are sealed.
@@ -488,6 +494,12 @@ fn connection(conn: &ConnectionStatus, now: SystemTime) -> Connection {
         if conn.encrypted == Some(true) {
             attrs.insert("encrypted".to_owned(), Value::from(true));
         }
+        if let Some(cipher) = link.cipher {
+            attrs.insert("cipher".to_owned(), Value::from(cipher));
+        }
+        if let Some(reason) = link.fallback {
+            attrs.insert("fallback".to_owned(), Value::from(reason));
+        }
         attrs
     });
     let info = match (conn.state, &conn.peer) {
@@ -535,6 +547,8 @@ fn link(link: &LinkStatus) -> Link {
     Link {
         peer: link.peer.to_string(),
         overlay: link.overlay.to_owned(),
+        fallback: link.fallback.map(str::to_owned),
+        cipher: link.cipher.map(str::to_owned),
         established: link.established,
         encrypted: link.encrypted,
         address: link.address.map(|address| address.to_string()),

@@ -233,17 +233,17 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 
 /// Sorted `key=value`, one straight after the other, as the original has it.
 fn attributes(conn: &Connection) -> String {
-    let mut text = String::new();
+    let (mut text, mut own) = (String::new(), String::new());
     for (key, value) in conn.attrs.iter().flatten() {
-        if key == "name" {
-            continue;
-        }
-        let _ = match value {
-            Value::String(value) => write!(text, "{key}={}", printable(value)),
-            value => write!(text, "{key}={value}"),
+        let _ = match (key.as_str(), value) {
+            ("name", _) => Ok(()),
+            ("cipher", Value::String(value)) => write!(own, " cipher={}", printable(value)),
+            ("fallback", Value::String(value)) => write!(own, " fallback={:?}", printable(value)),
+            (key, Value::String(value)) => write!(text, "{key}={}", printable(value)),
+            (key, value) => write!(text, "{key}={value}"),
         };
     }
-    text
+    text + &own
 }
 
 fn counts<const N: usize>(counts: [(&str, usize); N]) -> String {

@@ -41,7 +41,7 @@ fn two_hosts_become_a_mesh() {
         text.contains(" established ")
     });
     let expected = format!(
-        "-> {:<21} established encrypted   sleeve 00:00:00:00:00:01(one) encrypted=truemtu=",
+        "-> {:<21} established encrypted   shuttle 00:00:00:00:00:01(one) encrypted=truemtu=",
         format!("{address}:{}", one.port)
     );
     assert!(line.starts_with(&expected), "{line}");

@@ -95,8 +95,8 @@ pub const PACKET_RECORDS: usize = 100;
 pub const TRANSMIT_QUEUE_LEN: usize = 512;
 /// Buffers kept for reuse when nothing waits: a batch in which no two frames share a run.
 pub const TRANSMIT_POOL_LEN: usize = BATCH_LEN;
-/// Own frames that may wait for the local bridge.
-pub const INJECT_QUEUE_LEN: usize = 64;
+/// Frames that may wait for the local bridge: more than one message over TCP can bring.
+pub const INJECT_QUEUE_LEN: usize = 4096;
 /// Answers to a neighbour's tests that may wait to go to the control half. An honest neighbour has
 /// a few in flight.
 pub const ANSWER_QUEUE_LEN: usize = 256;
@@ -153,3 +153,40 @@ pub const MAX_FEATURES_LEN: usize = 64 * 1024;
 /// Bytes of one control connection that may wait to be cut into messages: the longest message and
 /// a read after it.
 pub const MAX_UNREAD_LEN: usize = MAX_MESSAGE_LEN + 256 * 1024;
+/// Shuttle heartbeats once the neighbour hears us. A third of [`SHUTTLE_SILENCE`], so that two may
+/// get lost.
+pub const SHUTTLE_HEARTBEAT: Duration = Duration::from_secs(3);
+/// A shuttle link on which nothing genuine came in for this long is lost, and the neighbour told to
+/// use another overlay.
+pub const SHUTTLE_SILENCE: Duration = Duration::from_secs(10);
+/// Longest interval between heartbeats of a shuttle link whose neighbour does not hear us: soon
+/// enough to come back from a slower overlay, and next to nothing for a link without UDP.
+pub const SHUTTLE_PROBE_MAX: Duration = Duration::from_secs(5);
+/// How often shuttle makes sure that packets of its MTU still get through.
+pub const SHUTTLE_MTU_CHECK: Duration = Duration::from_secs(60);
+/// Every how many of these checks shuttle asks whether longer packets would.
+pub const SHUTTLE_MTU_RAISE: u32 = 10;
+/// Keys of shuttle are replaced after this. Bounds what somebody reads who gets hold of keys; two
+/// agreements of some 100 us in it are nothing.
+pub const REKEY_INTERVAL: Duration = Duration::from_secs(120);
+/// Keys of shuttle are replaced after so many bytes. At 2^36 bytes under one key the best known
+/// attack on AES-256-GCM tells them from random with a chance of 2^-64.
+pub const REKEY_VOLUME: u64 = 1 << 36;
+/// Bytes after which a key of shuttle is not used any more, replaced or not.
+pub const KEY_VOLUME_MAX: u64 = 1 << 38;
+/// How long after its interval a key of shuttle may wait to be replaced. A TCP connection that
+/// brings nothing for this long is about to be given up.
+pub const REKEY_GRACE: Duration = Duration::from_secs(120);
+/// How long packets under old keys are still opened after the first under new ones: longer than
+/// any path delays them.
+pub const SHUTTLE_OLD_KEYS: Duration = Duration::from_secs(10);
+/// How long a link tries UDP before it sends frames over TCP.
+pub const STREAM_DELAY: Duration = Duration::from_secs(3);
+/// Bytes of records in one message of frames over TCP.
+pub const STREAM_MESSAGE_LEN: usize = 16 * 1024;
+/// Bytes of frames over TCP that the neighbour has not confirmed. More is dropped: this is what can
+/// wait in a slow connection, before gossip and heartbeats.
+pub const STREAM_WINDOW: u64 = 512 * 1024;
+/// Between two neighbours that can send frames over TCP, sleeve counts as heard only as long as
+/// confirmations come: two and a half heartbeats.
+pub const SLEEVE_ACK_TIMEOUT: Duration = Duration::from_secs(25);

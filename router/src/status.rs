@@ -137,8 +137,12 @@ pub struct MacStatus {
 pub struct LinkStatus {
     /// The neighbour.
     pub peer: PeerName,
-    /// Overlay in use: `sleeve`.
+    /// Overlay in use: `shuttle`, `sleeve`, or `stream`, which is over TCP.
     pub overlay: &'static str,
+    /// Why it is not a better one that both ends know.
+    pub fallback: Option<&'static str>,
+    /// Cipher, if the overlay has a choice and frames are sealed.
+    pub cipher: Option<&'static str>,
     /// Whether the overlay is established in our direction.
     pub established: bool,
     /// Whether frames are sealed.

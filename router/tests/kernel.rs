@@ -440,8 +440,8 @@ fn tcp_crosses(left_kind: Choice, right_kind: Choice) {
             let link = &status.data.links[0];
             // 1400 less the headers: IP, UDP, sealed packet, record, Ethernet.
             assert_eq!(
-                (link.mtu, link.encrypted, link.fragments),
-                (1400 - 86, true, true)
+                (link.mtu, link.encrypted, link.overlay),
+                (1400 - 78, true, "shuttle")
             );
             assert!(link.traffic.tx_bytes > TRANSFER_LEN as u64);
             handle.shutdown().await;
@@ -474,6 +474,7 @@ async fn host(netlink: &Netlink, number: u8, kind: Choice) -> Router {
     let tap = tap("tap", kind);
     netlink.add_port("weave", "tap").await.unwrap();
     let config = RouterConfig {
+        data: router::dataplane::DataOptions::default(),
         mesh: MeshConfig {
             name: PeerName::from_u64(number.into()).unwrap(),
             nickname: format!("host{number}"),

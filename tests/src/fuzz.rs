@@ -18,7 +18,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use router::LinkId;
 use router::connection::{Connection, ConnectionEvent, Local, Role};
 use router::crypto::session::Password;
-use router::dataplane::{Command, DataPlane, Event, LinkConfig, OverlayControl};
+use router::dataplane::{Command, DataOptions, DataPlane, Event, LinkConfig, OverlayControl};
 use router::mesh::{Mesh, MeshConfig, Output};
 use router::offload::Offload;
 use router::topology::{Peers, Routes};
@@ -383,7 +383,12 @@ pub fn dataplane(data: &[u8]) {
     let from: SocketAddr = ([127, 0, 0, 1], 6783).into();
     let mut rng = StdRng::seed_from_u64(1);
     let mut peers = Peers::new(name(1), "us", PeerUid(7), ShortId(5));
-    let mut engine = DataPlane::new(name(1), now);
+    let mut engine = DataPlane::new(
+        name(1),
+        DataOptions::default(),
+        Box::new(StdRng::seed_from_u64(1)),
+        now,
+    );
     let secret = {
         use router::crypto::session::KeyPair;
         let password = Password::new(*b"secret").expect("it is not empty");

@@ -18,7 +18,6 @@ use rand::rngs::SysRng;
 use router::io::tap::{self, TapDevice};
 use router::io::{Router, RouterConfig, RouterHandle};
 use router::mesh::MeshConfig;
-use router::overlay::negotiate::SUPPORTED;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -369,12 +368,13 @@ fn start(
         channels.extend(ipam.channels());
     }
     let router = Router::start(RouterConfig {
+        data: config.data,
         mesh: MeshConfig {
             name,
             nickname: nickname.to_owned(),
             password: config.password.take(),
             versions: config.versions,
-            overlays: SUPPORTED.iter().map(|name| (*name).to_owned()).collect(),
+            overlays: std::mem::take(&mut config.overlays),
             port: config.port,
             discovery: config.discovery,
             conn_limit: config.conn_limit,

@@ -9,6 +9,7 @@ use dns::Domain;
 use ipam::allocator::Init;
 use ipam::range::Cidr;
 use router::crypto::session::Password;
+use router::dataplane::DataOptions;
 use router::io::tap::Choice;
 use router::mesh::Subnet;
 use router::wire::intro::Versions;
@@ -35,6 +36,10 @@ pub struct Config {
     pub logging: Logging,
     /// Connections held at most; 0: no limit.
     pub conn_limit: usize,
+    /// Overlays to offer, in the order that all peers share. Default: all.
+    pub overlays: Vec<String>,
+    /// How they work.
+    pub data: DataOptions,
     /// Whether peers learnt of by gossip are dialled.
     pub discovery: bool,
     /// Where the control API is served.

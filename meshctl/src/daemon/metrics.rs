@@ -205,6 +205,11 @@ fn by_neighbour(registry: &mut Registry, status: &RouterStatus) {
         "Whether the overlay to a neighbour works",
         gauge(|link| link.established.into()),
     );
+    registry.register(
+        "meshctl_peer_fallback",
+        "Whether frames to a neighbour travel by another overlay than the best that both know",
+        gauge(|link| link.fallback.is_some().into()),
+    );
 }
 
 fn totals(registry: &mut Registry, status: &RouterStatus) {

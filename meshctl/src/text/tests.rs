@@ -64,6 +64,8 @@ fn link(peer: &str, encrypted: bool, mtu: u16) -> LinkStatus {
     LinkStatus {
         peer: name(peer),
         overlay: "sleeve",
+        fallback: None,
+        cipher: None,
         established: true,
         encrypted,
         address: Some("10.0.0.2:6783".parse().unwrap()),

@@ -65,6 +65,10 @@ reasons! {
     UnknownSender = "unknown_sender",
     /// A sealed packet seen before, or too old to tell.
     Replayed = "replayed",
+    /// A packet of a session that does not exist.
+    UnknownSession = "unknown_session",
+    /// A packet sealed with a key that is not, or no longer, in use.
+    UnknownKey = "unknown_key",
     /// A sealed packet that does not open.
     NotAuthentic = "not_authentic",
     /// The rest of a packet that ends within a record.
@@ -75,6 +79,8 @@ reasons! {
     SpecialMisdirected = "special_misdirected",
     /// A frame of the overlay's own with the wrong number, size or content.
     SpecialInvalid = "special_invalid",
+    /// More frames wait to go over TCP than may.
+    StreamFull = "stream_full",
     /// A test that would earn an answer while too many answers wait.
     AnswerQueueFull = "answer_queue_full",
 }

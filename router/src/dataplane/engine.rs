@@ -8,15 +8,16 @@ use std::time::Instant;
 use proto::PeerName;
 
 use super::links::{LinkIndex, Links};
-use super::{Command, DropReason, Event, Transmit};
+use super::{Command, DataOptions, DropReason, Entropy, Event, OverlayControl, Transmit};
 use crate::LinkId;
 use crate::constants::{INJECT_QUEUE_LEN, MAC_SWEEP};
-use crate::offload::{Checksum, Delivery, Offload};
-use crate::overlay::{Link, Outputs, OwnFrame, Refused, fragmentation_needed};
+use crate::offload::{Checksum, Delivery, Offload, checksum};
+use crate::overlay::{Link, Outputs, Refused, fragmentation_needed};
 use crate::status::{DataStatus, MacStatus, Traffic};
 use crate::switch::{Switch, Verdict};
 use crate::topology::Routes;
 use crate::wire::ethernet::Frame;
+use crate::wire::shuttle::{self, Header};
 use crate::wire::sleeve::{self, Record, Records, Special};
 
 /// Moves frames between the local bridge and the neighbours.
@@ -36,16 +37,17 @@ use crate::wire::sleeve::{self, Record, Records, Special};
 #[derive(Debug)]
 pub struct DataPlane {
     ours: PeerName,
+    options: DataOptions,
     routes: Arc<Routes>,
     switch: Switch,
     links: Links,
     out: Outputs,
     /// Where the frames to deliver stand in the last datagram.
     delivered: Vec<Delivery>,
-    /// Own frames for the local bridge.
-    injected: VecDeque<OwnFrame>,
+    /// Frames for the local bridge that stand in no datagram.
+    injected: VecDeque<Vec<u8>>,
     /// The one handed out by the last `poll_frame`.
-    lent: Option<OwnFrame>,
+    lent: Option<Vec<u8>>,
     local: Traffic,
     sweep_at: Instant,
     /// The next deadline; `None` if it has to be looked for.
@@ -54,13 +56,14 @@ pub struct DataPlane {
 
 impl DataPlane {
     /// The engine of peer `ours`, without links and routes.
-    pub fn new(ours: PeerName, now: Instant) -> Self {
+    pub fn new(ours: PeerName, options: DataOptions, entropy: Entropy, now: Instant) -> Self {
         Self {
             ours,
+            options,
             routes: Arc::default(),
             switch: Switch::new(ours),
             links: Links::default(),
-            out: Outputs::default(),
+            out: Outputs::new(entropy),
             delivered: Vec::new(),
             injected: VecDeque::new(),
             lent: None,
@@ -74,18 +77,60 @@ impl DataPlane {
     pub fn handle_command(&mut self, command: Command, now: Instant) {
         self.next_timeout = None;
         match command {
-            Command::AddLink(config) => self.links.insert(Link::new(self.ours, &config)),
-            Command::Confirm(id) => self.links.confirm(id, now, &mut self.out),
-            Command::Control(id, control) => {
-                if let Some(index) = self.links.by_id(id)
-                    && let Some(link) = self.links.get_mut(index)
-                {
-                    link.handle_control(&control, now, &mut self.out);
-                }
+            Command::AddLink(config) => {
+                let links = &self.links;
+                let session = self
+                    .out
+                    .session(|session| links.by_session(session).is_some());
+                let link = Link::new(self.ours, session, &self.options, &config, now);
+                self.links.insert(link);
             }
+            Command::Confirm(id) => self.links.confirm(id, now, &mut self.out),
+            Command::Control(id, control) => self.handle_control(id, &control, now),
             Command::RemoveLink(id) => self.links.remove(id),
             Command::Routes(routes) => self.routes = routes,
             Command::PeerForgotten(peer) => self.switch.forget(peer),
+        }
+    }
+
+    fn handle_control(&mut self, id: LinkId, control: &OverlayControl, now: Instant) {
+        let Some(index) = self.links.by_id(id) else {
+            return;
+        };
+        let Some(link) = self.links.get_mut(index) else {
+            return;
+        };
+        if !link.takes_frames(control) {
+            return link.handle_control(control, now, &mut self.out);
+        }
+        // The answer is sent with the next flush.
+        let neighbour = link.peer();
+        self.links.note_unflushed(index);
+        for record in shuttle::Records::new(&control.body, 0) {
+            let result = match record {
+                Err(_) => Err(DropReason::Malformed),
+                Ok(shuttle::Record::Note(_)) => Err(DropReason::SpecialInvalid),
+                Ok(shuttle::Record::Frame {
+                    names,
+                    checksum,
+                    frame,
+                    ..
+                }) => {
+                    let peers = names.unwrap_or((neighbour, self.ours));
+                    let from = (index, neighbour);
+                    self.handle_relayed(from, peers, frame, checksum, now)
+                        .map(|is_ours| is_ours.then_some((frame, checksum)))
+                }
+            };
+            match result {
+                Ok(Some((frame, checksum))) => {
+                    let mut frame = frame.to_vec();
+                    checksum::complete(&mut frame, checksum);
+                    self.inject(frame);
+                }
+                Ok(None) => {}
+                Err(reason) => self.out.drops.count(reason),
+            }
         }
     }
 
@@ -122,7 +167,12 @@ impl DataPlane {
         now: Instant,
     ) -> &[Delivery] {
         self.delivered.clear();
-        if let Err(reason) = self.walk(from, datagram, now) {
+        let walked = match self.session(datagram) {
+            Some(Ok((header, index))) => self.walk_shuttle(&header, index, from, datagram, now),
+            Some(Err(reason)) => Err(reason),
+            None => self.walk(from, datagram, now),
+        };
+        if let Err(reason) = walked {
             self.out.drops.count(reason);
         }
         &self.delivered
@@ -176,7 +226,7 @@ impl DataPlane {
     #[inline]
     pub fn poll_frame(&mut self) -> Option<&[u8]> {
         self.lent = Some(self.injected.pop_front()?);
-        self.lent.as_ref().map(OwnFrame::bytes)
+        self.lent.as_deref()
     }
 
     /// The next thing that the control half should know.
@@ -243,6 +293,115 @@ impl DataPlane {
             }
         }
         Ok(())
+    }
+
+    /// The session of shuttle that a datagram belongs to; `None` if it is for sleeve.
+    #[inline]
+    fn session(&self, datagram: &[u8]) -> Option<Result<(Header, LinkIndex), DropReason>> {
+        if !shuttle::is_shuttle(datagram) {
+            return None;
+        }
+        let reason = match Header::decode(datagram) {
+            Ok(header) => match self.links.by_session(header.session) {
+                Some(index) => return Some(Ok((header, index))),
+                None => DropReason::UnknownSession,
+            },
+            Err(_) => DropReason::Malformed,
+        };
+        // A neighbour whose name begins like a shuttle packet, in a packet of sleeve.
+        let sender = sleeve::sender(datagram);
+        if sender.is_some_and(|sender| self.links.by_peer(sender).is_some()) {
+            return None;
+        }
+        Some(Err(reason))
+    }
+
+    /// Opens a packet of shuttle and handles its records.
+    #[inline]
+    fn walk_shuttle(
+        &mut self,
+        header: &Header,
+        index: LinkIndex,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        let link = self
+            .links
+            .get_mut(index)
+            .ok_or(DropReason::UnknownSession)?;
+        let neighbour = link.peer();
+        let arrived = link.open_shuttle(header, datagram, from, now, &mut self.out)?;
+        if arrived.is_news {
+            self.next_timeout = None;
+        }
+        let records = datagram.get(..arrived.records.end).unwrap_or_default();
+        for record in shuttle::Records::new(records, arrived.records.start) {
+            match record.map_err(|_| DropReason::Malformed)? {
+                shuttle::Record::Note(note) => {
+                    self.next_timeout = None;
+                    if let Some(link) = self.links.get_mut(index) {
+                        link.handle_note(note, from, now, &mut self.out);
+                    }
+                }
+                shuttle::Record::Frame {
+                    names,
+                    checksum,
+                    frame,
+                    range,
+                } => {
+                    let peers = names.unwrap_or((neighbour, self.ours));
+                    match self.handle_relayed((index, neighbour), peers, frame, checksum, now) {
+                        Ok(true) => {
+                            self.local.tx_frames += 1;
+                            self.local.tx_bytes += frame.len() as u64;
+                            self.delivered.push(Delivery { range, checksum });
+                        }
+                        Ok(false) => {}
+                        Err(reason) => self.out.drops.count(reason),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A frame of the neighbour by the link, in an overlay whose frames are nothing but frames.
+    /// Returns whether it goes to the local bridge.
+    #[inline]
+    fn handle_relayed(
+        &mut self,
+        (index, neighbour): (LinkIndex, PeerName),
+        peers: (PeerName, PeerName),
+        frame: &[u8],
+        checksum: Checksum,
+        now: Instant,
+    ) -> Result<bool, DropReason> {
+        let frame = Frame::new_checked(frame).map_err(|_| DropReason::FrameTooShort)?;
+        // On the way out by sleeve it would be taken for one of the overlay's own.
+        if frame.is_special() {
+            return Err(DropReason::SpecialMisdirected);
+        }
+        for peer in [peers.0, peers.1] {
+            if peer != self.ours && peer != neighbour && !self.routes.knows(peer) {
+                return Err(DropReason::UnknownPeer);
+            }
+        }
+        if let Some(link) = self.links.get_mut(index) {
+            link.count_received(&frame);
+        }
+        self.receive(peers, &frame, &Offload::single(checksum), Some(index), now)
+    }
+
+    /// Puts a frame into the queue for the local bridge.
+    fn inject(&mut self, frame: Vec<u8>) {
+        if self.injected.len() < INJECT_QUEUE_LEN {
+            self.local.tx_frames += 1;
+            self.local.tx_bytes += frame.len() as u64;
+            self.injected.push_back(frame);
+        } else {
+            self.out.drops.count(DropReason::InjectQueueFull);
+        }
     }
 
     /// Returns whether the frame goes to the local bridge.
@@ -332,6 +491,7 @@ impl DataPlane {
         };
         match forwarded {
             Ok(()) => {}
+            Err(Refused::Next) => self.out.drops.count(DropReason::NoLink),
             Err(Refused::Drop(reason)) => self.out.drops.count(reason),
             Err(Refused::TooLong { mtu }) => {
                 self.out.drops.count(DropReason::FragmentationNeeded);
@@ -364,6 +524,7 @@ impl DataPlane {
             };
             match forwarded {
                 Ok(()) => {}
+                Err(Refused::Next) => self.out.drops.count(DropReason::NoLink),
                 Err(Refused::Drop(reason)) => self.out.drops.count(reason),
                 Err(Refused::TooLong { .. }) => self.out.drops.count(DropReason::FloodTooBig),
             }
@@ -406,12 +567,7 @@ impl DataPlane {
             return;
         };
         match self.receive((destination, origin), &view, &Offload::NONE, None, now) {
-            Ok(true) if self.injected.len() < INJECT_QUEUE_LEN => {
-                self.local.tx_frames += 1;
-                self.local.tx_bytes += answer.bytes().len() as u64;
-                self.injected.push_back(answer);
-            }
-            Ok(true) => self.out.drops.count(DropReason::InjectQueueFull),
+            Ok(true) => self.inject(answer.bytes().to_vec()),
             Ok(false) => {}
             Err(reason) => self.out.drops.count(reason),
         }

@@ -20,6 +20,8 @@ pub(super) struct Links {
     by_id: HashMap<LinkId, usize, WordHash>,
     /// Confirmed links only: the others may not send, and what comes in for them is not looked at.
     by_peer: HashMap<PeerName, usize, WordHash>,
+    /// Sessions of shuttle. Links that are not confirmed have no keys yet.
+    by_session: HashMap<u64, usize, WordHash>,
     /// Links with packets that wait for more.
     unflushed: Vec<LinkIndex>,
 }
@@ -35,6 +37,9 @@ impl Links {
             self.slots.len() - 1
         });
         if let Some(place) = self.slots.get_mut(slot) {
+            if let Some(session) = link.session() {
+                self.by_session.insert(u64::from(session), slot);
+            }
             *place = Some(link);
             self.by_id.insert(id, slot);
         }
@@ -49,6 +54,15 @@ impl Links {
     #[inline]
     pub(super) fn by_peer(&self, peer: PeerName) -> Option<LinkIndex> {
         self.by_peer.get(&peer).copied().map(LinkIndex)
+    }
+
+    /// The link with this session of shuttle.
+    #[inline]
+    pub(super) fn by_session(&self, session: u32) -> Option<LinkIndex> {
+        self.by_session
+            .get(&u64::from(session))
+            .copied()
+            .map(LinkIndex)
     }
 
     #[inline]
@@ -72,10 +86,13 @@ impl Links {
         let Some(slot) = self.by_id.remove(&id) else {
             return;
         };
-        if let Some(link) = self.slots.get_mut(slot).and_then(Option::take)
-            && self.by_peer.get(&link.peer()) == Some(&slot)
-        {
-            self.by_peer.remove(&link.peer());
+        if let Some(link) = self.slots.get_mut(slot).and_then(Option::take) {
+            if self.by_peer.get(&link.peer()) == Some(&slot) {
+                self.by_peer.remove(&link.peer());
+            }
+            if let Some(session) = link.session() {
+                self.by_session.remove(&u64::from(session));
+            }
         }
     }
 

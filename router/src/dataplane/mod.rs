@@ -12,12 +12,42 @@ use std::sync::Arc;
 use proto::{ConnectionUid, PeerName};
 
 use crate::LinkId;
+use crate::crypto::aead::Suites;
 use crate::crypto::session::SessionKey;
 use crate::topology::Routes;
 
-pub use crate::overlay::Transmit;
+pub use crate::overlay::{RekeyLimits, Transmit};
 pub use drops::{DropReason, Drops};
 pub use engine::DataPlane;
+
+/// Where the data half gets secrets from. It must be the system's source, or as good: nothing that
+/// is kept may lead back to what it has given.
+pub type Entropy = Box<dyn rand::CryptoRng + Send>;
+
+/// How the data half works. The default is good for everybody.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DataOptions {
+    /// The overlay shuttle.
+    pub shuttle: ShuttleOptions,
+}
+
+/// How shuttle works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShuttleOptions {
+    /// Ciphers to offer. Default: what this processor is good at.
+    pub suites: Suites,
+    /// How long keys are used.
+    pub rekey: RekeyLimits,
+}
+
+impl Default for ShuttleOptions {
+    fn default() -> Self {
+        Self {
+            suites: Suites::of_this_machine(),
+            rekey: RekeyLimits::default(),
+        }
+    }
+}
 
 /// What the control half tells the data half, in order.
 #[derive(Debug)]

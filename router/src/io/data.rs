@@ -18,6 +18,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use proto::PeerName;
+use rand::rand_core::UnwrapErr;
+use rand::rngs::SysRng;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
@@ -26,7 +28,7 @@ use super::tap::{MAX_FRAME_LEN, Offloads, TapDevice};
 use super::tcp::describe;
 use super::udp::{Run, Sent, UdpSocket};
 use crate::constants::{BATCH_BYTES, BATCH_LEN};
-use crate::dataplane::{Command, DataPlane, Event};
+use crate::dataplane::{Command, DataOptions, DataPlane, Event};
 use crate::offload::coalesce::{Coalescer, Joined};
 use crate::offload::segment::{Segments, Wanted};
 use crate::offload::{Delivery, checksum};
@@ -70,6 +72,7 @@ pub(super) struct DataThread {
 /// Starts the thread for the peer `ours`. Without a device it only relays.
 pub(super) fn start(
     ours: PeerName,
+    options: DataOptions,
     device: Option<Box<dyn TapDevice>>,
     socket: UdpSocket,
 ) -> io::Result<(DataThread, mpsc::Receiver<Report>)> {
@@ -80,7 +83,7 @@ pub(super) fn start(
     let (reports, reported) = mpsc::channel(QUEUE_LEN);
     let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     let worker = Worker {
-        engine: DataPlane::new(ours, Instant::now()),
+        engine: DataPlane::new(ours, options, Box::new(UnwrapErr(SysRng)), Instant::now()),
         edge: Edge {
             device,
             socket,

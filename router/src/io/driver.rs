@@ -21,7 +21,9 @@ use super::tcp::{self, INPUT_COUNT, Input, Links, Task};
 use super::udp::UdpSocket;
 use crate::LinkId;
 use crate::connector::BadTarget;
+use crate::crypto::aead;
 use crate::dataplane::Command;
+use crate::dataplane::DataOptions;
 use crate::gossip::channels::ChannelTaken;
 use crate::mesh::{Members, Mesh, MeshConfig, Output, UnicastError};
 use crate::status::{DataStatus, RouterStatus};
@@ -42,6 +44,8 @@ pub struct RouterConfig {
     pub bind: Ipv4Addr,
     /// The device on the local bridge. Without one the router only relays for others.
     pub device: Option<Box<dyn TapDevice>>,
+    /// How frames travel.
+    pub data: DataOptions,
     /// The owners of gossip channels, by name.
     pub channels: Vec<(String, Box<dyn GossipChannel>)>,
     /// Random bytes from a good source; keys are drawn from it.
@@ -66,6 +70,9 @@ pub enum StartError {
     /// Two owners for one gossip channel.
     #[error(transparent)]
     Channel(#[from] ChannelTaken),
+    /// A cipher does not work here.
+    #[error(transparent)]
+    Cipher(#[from] aead::SelfTestFailed),
     /// The data thread did not start.
     #[error("cannot start the data thread: {0}")]
     Data(#[source] io::Error),
@@ -141,6 +148,7 @@ impl Router {
     /// Opens the sockets, in the network namespace of the calling thread, and starts the control
     /// task on the current runtime and the data thread.
     pub fn start(config: RouterConfig) -> Result<Self, StartError> {
+        aead::self_test()?;
         let address = SocketAddrV4::new(config.bind, config.mesh.port);
         let refused = |protocol, error: &io::Error| StartError::Listen {
             protocol,
@@ -162,7 +170,7 @@ impl Router {
         for (name, owner) in config.channels {
             mesh.register_channel(&name, owner)?;
         }
-        let started = data::start(mesh.name(), config.device, socket);
+        let started = data::start(mesh.name(), config.data, config.device, socket);
         let (data, reports) = started.map_err(StartError::Data)?;
         let (inputs, received) = mpsc::channel(INPUT_COUNT);
         let (asks, asked) = mpsc::channel(ASK_COUNT);

@@ -12,8 +12,14 @@ use thiserror::Error;
 /// Userspace overlay over UDP on the mesh port, which every peer speaks.
 pub const SLEEVE: &str = "sleeve";
 
+/// Our own overlay over UDP on the mesh port.
+pub const SHUTTLE: &str = "shuttle";
+
+/// Frames over the TCP connection, for want of anything better.
+pub const STREAM: &str = "stream";
+
 /// The overlays that this program speaks, in order of preference.
-pub const SUPPORTED: &[&str] = &[SLEEVE];
+pub const SUPPORTED: &[&str] = &[SHUTTLE, SLEEVE, STREAM];
 
 /// An index is one byte.
 const MAX_COUNT: usize = 256;

@@ -60,27 +60,41 @@ struct Search {
 pub(super) struct Pmtu {
     /// For the log.
     peer: PeerName,
+    overlay: &'static str,
     /// Bytes that turn an IP packet of the overlay into one of the underlay.
     overhead: u16,
     mtu: u16,
     max_payload: usize,
     search: Option<Search>,
+    /// Whether a search has ended.
+    verified: bool,
 }
 
 impl Pmtu {
-    /// Nothing is known yet. `header_len` is that of the link's packets.
+    /// For sleeve, of which nothing is known yet. `header_len` is that of the link's packets.
+    pub(super) const fn new(peer: PeerName, header_len: usize) -> Self {
+        Self::with_overhead(peer, "sleeve", header_len + RECORD_HEADER_LEN + HEADER_LEN)
+    }
+
+    /// Nothing is known yet. `overhead` is what an overlay adds to an IP packet to make a UDP
+    /// payload of it; the overlay's name is for the log.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "header lengths are constants far below 64 KB"
     )]
-    pub(super) const fn new(peer: PeerName, header_len: usize) -> Self {
-        let overhead = UDP_OVERHEAD + (header_len + RECORD_HEADER_LEN + HEADER_LEN) as u16;
+    pub(super) const fn with_overhead(
+        peer: PeerName,
+        overlay: &'static str,
+        overhead: usize,
+    ) -> Self {
         Self {
             peer,
-            overhead,
+            overlay,
+            overhead: UDP_OVERHEAD + overhead as u16,
             mtu: MTU_UNKNOWN,
             max_payload: MAX_UDP_PAYLOAD,
             search: None,
+            verified: false,
         }
     }
 
@@ -110,11 +124,30 @@ impl Pmtu {
         {
             return Action::None;
         }
-        self.set_mtu(candidate);
+        // A longer one must prove itself first.
+        let highest_good = if candidate <= self.mtu {
+            self.set_mtu(candidate);
+            MTU_FLOOR
+        } else {
+            self.mtu
+        };
         tracing::debug!(path_mtu, candidate, "MTU search starts");
+        self.search(candidate, highest_good, now)
+    }
+
+    /// Makes sure that the MTU is still good, if it was ever searched for. A path that has become
+    /// narrower without telling is noticed so.
+    pub(super) fn check(&mut self, now: Instant) -> Action {
+        if self.search.is_some() || self.mtu == MTU_UNKNOWN || self.mtu <= MTU_FLOOR {
+            return Action::None;
+        }
+        self.search(self.mtu, MTU_FLOOR, now)
+    }
+
+    fn search(&mut self, candidate: u16, highest_good: u16, now: Instant) -> Action {
         self.search = Some(Search {
             candidate,
-            highest_good: MTU_FLOOR,
+            highest_good,
             lowest_bad: candidate.saturating_add(1),
             tests_sent: 0,
             timeout_at: now,
@@ -172,8 +205,13 @@ impl Pmtu {
         {
             let mtu = search.highest_good;
             self.search = None;
+            let is_news = mtu != self.mtu || !self.verified;
+            self.verified = true;
             self.set_mtu(mtu);
-            tracing::info!("->[{}] sleeve: Effective MTU verified at {mtu}", self.peer);
+            if is_news {
+                let (peer, overlay) = (self.peer, self.overlay);
+                tracing::info!("->[{peer}] {overlay}: Effective MTU verified at {mtu}");
+            }
             return Action::None;
         }
         search.candidate = candidate;
@@ -309,6 +347,27 @@ mod tests {
         assert_eq!(pmtu.mtu(), 1338);
         // A path that shrinks later is searched again.
         assert_eq!(pmtu.handle_too_long(1280, now), Action::Test(1218));
+    }
+
+    #[test]
+    fn a_wider_path_is_used_once_it_has_proved_itself() {
+        let now = Instant::now();
+        let mut pmtu = Pmtu::with_overhead(PeerName::UNKNOWN, "shuttle", 50);
+        assert_eq!(pmtu.check(now), Action::None);
+        let action = pmtu.handle_too_long(1500, now);
+        run(&mut pmtu, action, now, 9000);
+        assert_eq!(pmtu.mtu(), 1422);
+        let action = pmtu.handle_too_long(9000, now);
+        assert_eq!((action, pmtu.mtu()), (Action::Test(8922), 1422));
+        run(&mut pmtu, action, now, 8922);
+        assert_eq!(pmtu.mtu(), 8922);
+        // Still good, and then silently not any more.
+        let action = pmtu.check(now);
+        assert_eq!(action, Action::Test(8922));
+        assert_eq!(run(&mut pmtu, action, now, 8922).0, [(8922, 1)]);
+        let action = pmtu.check(now);
+        run(&mut pmtu, action, now, 1300);
+        assert_eq!(pmtu.mtu(), 1300);
     }
 
     proptest! {

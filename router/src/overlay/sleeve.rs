@@ -12,6 +12,10 @@
 //! first heartbeat. Whoever hears the first heartbeat says so over the connection (control 1);
 //! "established" therefore means that the neighbour has heard us, and each end learns it on its own.
 //!
+//! A neighbour of our own kind, with which frames can go over TCP as well, confirms every heartbeat.
+//! A link to it does not fail of silence: it counts as heard only as long as confirmations come, and
+//! is probed on otherwise.
+//!
 //! Frames travel on one of two lanes, each with its own sequence: datagrams with DF set, of known
 //! path MTU, and datagrams that the underlay may fragment.
 //!
@@ -30,7 +34,8 @@ use super::pmtu::{Action, Pmtu};
 use super::{Outputs, Refused, Taken};
 use crate::LinkId;
 use crate::constants::{
-    FAST_HEARTBEAT, FRAG_TEST_INTERVAL, HEARTBEAT_TIMEOUT, MAX_UDP_PAYLOAD, SLOW_HEARTBEAT,
+    FAST_HEARTBEAT, FRAG_TEST_INTERVAL, HEARTBEAT_TIMEOUT, MAX_UDP_PAYLOAD, SHUTTLE_PROBE_MAX,
+    SLEEVE_ACK_TIMEOUT, SLOW_HEARTBEAT,
 };
 use crate::crypto::replay::ReplayWindow;
 use crate::dataplane::{DropReason, Event, LinkConfig, LinkError, OverlayControl};
@@ -46,6 +51,9 @@ const TAG_HEARTBEAT_HEARD: u8 = 1;
 const TAG_FRAGMENTS_HEARD: u8 = 2;
 /// Control: your MTU test of this size, a u16, reached me.
 const TAG_MTU_VERIFIED: u8 = 3;
+
+/// Heartbeats at the short interval before they become rarer, with a neighbour of our own kind.
+const EAGER_PROBES: u32 = 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -70,6 +78,12 @@ pub(crate) struct Sleeve {
     remote: Option<SocketAddr>,
     /// Whether we have told the neighbour that we heard it.
     acknowledged: bool,
+    /// Whether the neighbour confirms every heartbeat, and there is another way than UDP.
+    has_stream: bool,
+    /// When the last confirmation is too old, with such a neighbour.
+    doubt_at: Option<Instant>,
+    /// Heartbeats sent since the link was last heard.
+    probe_count: u32,
     /// Whether the underlay carries fragmented datagrams, as far as we know.
     fragments: bool,
     pmtu: Pmtu,
@@ -97,6 +111,12 @@ impl Sleeve {
             state: State::Prepared,
             remote: config.remote,
             acknowledged: false,
+            has_stream: config
+                .overlays
+                .iter()
+                .any(|name| name == super::negotiate::STREAM),
+            doubt_at: None,
+            probe_count: 0,
             fragments: false,
             pmtu: Pmtu::new(config.peer, envelope.header_len()),
             envelope,
@@ -149,17 +169,32 @@ impl Sleeve {
     }
 
     fn handle_acknowledged(&mut self, now: Instant, out: &mut Outputs) -> Result<(), LinkError> {
+        if self.has_stream {
+            self.doubt_at = Some(now + SLEEVE_ACK_TIMEOUT);
+        }
         match self.state {
             State::Established => Ok(()),
             State::Confirmed if self.remote.is_some() => {
                 self.state = State::Established;
-                tracing::info!("->[{}] using sleeve", self.peer);
+                self.probe_count = 0;
+                if !self.has_stream {
+                    tracing::info!("->[{}] using sleeve", self.peer);
+                }
                 self.heartbeat_at = Some(now + SLOW_HEARTBEAT);
                 self.send_fragment_test(now, out);
                 self.send_special(true, &vec![0; MTU_PROBE_LEN], out);
                 Ok(())
             }
             State::Prepared | State::Confirmed => Err(LinkError::UnexpectedAck),
+        }
+    }
+
+    /// UDP may not reach the neighbour any more: it has to confirm anew. For a neighbour that does.
+    pub(crate) fn doubt(&mut self, now: Instant, out: &mut Outputs) {
+        if self.has_stream && self.is_established() {
+            self.state = State::Confirmed;
+            self.doubt_at = None;
+            self.send_heartbeat(now, out);
         }
     }
 
@@ -212,11 +247,13 @@ impl Sleeve {
             Some(_) => {}
         }
         self.silence_at = Some(now + HEARTBEAT_TIMEOUT);
+        let control = self.control(TAG_HEARTBEAT_HEARD, Vec::new());
         if !self.acknowledged {
             // Said once per link, so never refused by a full queue.
             self.acknowledged = true;
-            let control = self.control(TAG_HEARTBEAT_HEARD, Vec::new());
             out.events.push_back(Event::Control(self.link, control));
+        } else if self.has_stream {
+            out.answer(self.link, control);
         }
     }
 
@@ -234,7 +271,13 @@ impl Sleeve {
     ) -> Result<(), LinkError> {
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         if is_due(self.silence_at) {
-            return Err(LinkError::HeartbeatTimeout);
+            if !self.has_stream {
+                return Err(LinkError::HeartbeatTimeout);
+            }
+            self.silence_at = None;
+        }
+        if is_due(self.doubt_at) {
+            self.doubt(now, out);
         }
         if is_due(self.heartbeat_at) {
             self.send_heartbeat(now, out);
@@ -253,6 +296,7 @@ impl Sleeve {
             self.heartbeat_at,
             self.silence_at,
             self.fragment_test_at,
+            self.doubt_at,
             self.pmtu.next_timeout(),
         ];
         timers.into_iter().flatten().min()
@@ -398,7 +442,12 @@ impl Sleeve {
         let interval = if self.is_established() {
             SLOW_HEARTBEAT
         } else {
-            FAST_HEARTBEAT
+            self.probe_count = self.probe_count.saturating_add(1);
+            if self.has_stream && self.probe_count > EAGER_PROBES {
+                SHUTTLE_PROBE_MAX
+            } else {
+                FAST_HEARTBEAT
+            }
         };
         self.heartbeat_at = Some(now + interval);
         let mut heartbeat = [0; HEARTBEAT_LEN];

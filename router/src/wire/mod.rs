@@ -3,4 +3,5 @@
 pub mod control;
 pub mod ethernet;
 pub mod intro;
+pub mod shuttle;
 pub mod sleeve;

@@ -6,6 +6,7 @@
 
 mod foreign;
 mod names;
+mod overlays;
 mod ranges;
 mod remembered;
 
@@ -153,6 +154,8 @@ pub struct LaunchArgs {
     )]
     host_root: PathBuf,
     #[command(flatten)]
+    overlays: overlays::Overlays,
+    #[command(flatten)]
     ranges: ranges::Ranges,
     #[command(flatten)]
     names: names::Names,
@@ -294,6 +297,8 @@ impl LaunchArgs {
                 json: global.json,
             },
             conn_limit: self.conn_limit,
+            overlays: self.overlays.names(),
+            data: self.overlays.options(),
             discovery: !self.no_discovery,
             http: global.http_addr.clone(),
             status: self.status_addr,

@@ -4,3 +4,4 @@ mod links;
 mod net;
 mod offload;
 mod recorded;
+mod shuttle;

@@ -60,7 +60,13 @@ impl Host {
         let (device, bridge) = fake_tap_with(offloads);
         let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = socket.local_addr();
-        let (data, reports) = start(name(ours), Some(device), socket).unwrap();
+        let (data, reports) = start(
+            name(ours),
+            crate::dataplane::DataOptions::default(),
+            Some(device),
+            socket,
+        )
+        .unwrap();
         Self {
             data,
             reports,

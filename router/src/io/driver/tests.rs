@@ -30,6 +30,7 @@ fn free_port() -> u16 {
 
 fn config(number: u8, port: u16, password: Option<&str>) -> RouterConfig {
     RouterConfig {
+        data: DataOptions::default(),
         mesh: MeshConfig {
             name: name(number),
             nickname: format!("host{number}"),

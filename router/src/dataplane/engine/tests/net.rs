@@ -11,7 +11,8 @@ use rand::{RngExt as _, SeedableRng};
 use crate::LinkId;
 use crate::crypto::session::SessionKey;
 use crate::dataplane::{
-    Command, DataPlane, DropReason, Event, LinkConfig, OverlayControl, Transmit,
+    Command, DataOptions, DataPlane, DropReason, Entropy, Event, LinkConfig, OverlayControl,
+    Transmit,
 };
 use crate::offload::Offload;
 use crate::status::LinkStatus;
@@ -124,14 +125,29 @@ pub(super) fn routes(count: usize, edges: &[(usize, usize)]) -> Vec<Routes> {
     all.iter().map(Routes::calculate).collect()
 }
 
+/// Secrets that are the same in every run.
+pub(super) fn entropy(index: usize) -> Entropy {
+    Box::new(StdRng::seed_from_u64(index as u64))
+}
+
 impl Net {
     /// `count` engines, not linked yet.
     pub(super) fn new(count: usize, underlay: Underlay, seed: u64) -> Self {
+        Self::with_options(count, DataOptions::default(), underlay, seed)
+    }
+
+    /// The same with options.
+    pub(super) fn with_options(
+        count: usize,
+        options: DataOptions,
+        underlay: Underlay,
+        seed: u64,
+    ) -> Self {
         println!("seed {seed}");
         let now = Instant::now();
         let node = |index| Node {
             name: peer(index),
-            engine: DataPlane::new(peer(index), now),
+            engine: DataPlane::new(peer(index), options, entropy(index), now),
             address: SocketAddr::from(([10, 0, 0, u8::try_from(index).unwrap() + 1], 6783)),
             bridge: Vec::new(),
             events: Vec::new(),
@@ -185,6 +201,18 @@ impl Net {
         dialler_key: Option<SessionKey>,
         acceptor_key: Option<SessionKey>,
     ) {
+        let keys = (dialler_key, acceptor_key);
+        self.link_over(&["sleeve"], link, (dialler, acceptor), keys);
+    }
+
+    /// The same with these overlays in common.
+    pub(super) fn link_over(
+        &mut self,
+        overlays: &[&str],
+        link: LinkId,
+        (dialler, acceptor): (usize, usize),
+        (dialler_key, acceptor_key): (Option<SessionKey>, Option<SessionKey>),
+    ) {
         self.links.insert(link, (dialler, acceptor));
         let ends = [
             (dialler, acceptor, dialler_key),
@@ -200,7 +228,7 @@ impl Net {
                 local: self.nodes[index].address,
                 remote: outbound.then_some(self.nodes[other].address),
                 key,
-                overlays: vec!["sleeve".to_owned()],
+                overlays: overlays.iter().map(|&name| name.to_owned()).collect(),
             };
             self.command(index, Command::AddLink(Box::new(config)));
         }
@@ -211,6 +239,7 @@ impl Net {
 
     pub(super) fn command(&mut self, index: usize, command: Command) {
         self.nodes[index].engine.handle_command(command, self.now);
+        self.nodes[index].engine.flush();
         self.drain(index);
     }
 
@@ -361,6 +390,11 @@ impl Net {
             };
             self.push(at, target, item);
         }
+    }
+
+    /// A host is somewhere else from now on.
+    pub(super) fn move_to(&mut self, index: usize, address: SocketAddr) {
+        self.nodes[index].address = address;
     }
 
     pub(super) fn drops(&self, index: usize, reason: DropReason) -> u64 {

@@ -215,7 +215,12 @@ fn play(file: &str, us: usize, count: usize, edges: &[(usize, usize)], end_s: f6
 
     let start = Instant::now();
     let mut player = Player {
-        engine: DataPlane::new(peer(us), start),
+        engine: DataPlane::new(
+            peer(us),
+            crate::dataplane::DataOptions::default(),
+            super::net::entropy(us),
+            start,
+        ),
         now: start,
         peers: BTreeMap::new(),
         sent: BTreeMap::new(),

@@ -1,0 +1,70 @@
+//! Flags about how frames travel.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use router::constants::{REKEY_INTERVAL, REKEY_VOLUME};
+use router::crypto::aead::Suites;
+use router::dataplane::{DataOptions, RekeyLimits, ShuttleOptions};
+use router::overlay::negotiate::SUPPORTED;
+
+/// Which overlays, and how they work.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Overlays {
+    /// Overlays to offer to neighbours, of shuttle, sleeve and stream [default: all]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = overlay)]
+    overlays: Vec<&'static str>,
+    /// Cipher of the overlay shuttle, if the neighbour agrees
+    #[arg(long, value_enum, value_name = "CIPHER", default_value_t = Cipher::Auto)]
+    cipher: Cipher,
+    /// Seconds after which shuttle changes its keys
+    #[arg(long, value_name = "SECONDS", default_value_t = REKEY_INTERVAL.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..=86400))]
+    rekey_interval: u64,
+    /// Bytes after which shuttle changes its keys
+    #[arg(long, value_name = "BYTES", default_value_t = REKEY_VOLUME, hide = true,
+          value_parser = clap::value_parser!(u64).range(1 << 20..=REKEY_VOLUME))]
+    rekey_volume: u64,
+}
+
+/// Ciphers by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Cipher {
+    /// AES-256-GCM where both processors are good at it, else ChaCha20-Poly1305
+    Auto,
+    /// AES-256-GCM where the neighbour wants it too, else ChaCha20-Poly1305
+    Aes,
+    /// ChaCha20-Poly1305
+    Chacha20,
+}
+
+fn overlay(name: &str) -> Result<&'static str, String> {
+    let known = SUPPORTED.iter().copied().find(|&known| known == name);
+    known.ok_or_else(|| format!("no such overlay; there are {}", SUPPORTED.join(", ")))
+}
+
+impl Overlays {
+    /// The overlays to offer. Their order is not the user's to choose: both ends must have the same.
+    pub fn names(&self) -> Vec<String> {
+        let wanted = |name: &&str| self.overlays.is_empty() || self.overlays.contains(name);
+        let names = SUPPORTED.iter().copied().filter(wanted);
+        names.map(str::to_owned).collect()
+    }
+
+    /// How they work.
+    pub fn options(&self) -> DataOptions {
+        DataOptions {
+            shuttle: ShuttleOptions {
+                suites: match self.cipher {
+                    Cipher::Auto => Suites::of_this_machine(),
+                    Cipher::Aes => Suites::ALL,
+                    Cipher::Chacha20 => Suites::CHACHA_ONLY,
+                },
+                rekey: RekeyLimits {
+                    interval: Duration::from_secs(self.rekey_interval),
+                    volume: self.rekey_volume,
+                },
+            },
+        }
+    }
+}
