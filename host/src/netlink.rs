@@ -13,9 +13,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use proto::MacAddr;
+use rtnetlink::packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 use rtnetlink::{LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use thiserror::Error;
@@ -107,6 +110,8 @@ pub struct Link {
     /// Index of the device that it hangs on; of a veth: of its other end, which may be in another
     /// namespace.
     pub peer: Option<u32>,
+    /// Number of that other namespace in this one; see [`Netlink::number_of`].
+    pub peer_namespace: Option<i32>,
     /// Whether it is set up (not: whether it has a carrier).
     pub up: bool,
 }
@@ -370,6 +375,38 @@ impl Netlink {
         }
     }
 
+    /// The number by which the kernel calls another namespace in this one. It has one from the moment
+    /// on when a device of the one hangs on a device of the other.
+    pub async fn number_of(&self, namespace: BorrowedFd<'_>) -> Result<Option<i32>> {
+        let action = || "look up a network namespace".to_owned();
+        let mut asked = NsidMessage::default();
+        let fd = u32::try_from(namespace.as_raw_fd());
+        let fd = fd.map_err(|error| failed(action(), io::Error::other(error)))?;
+        asked.attributes.push(NsidAttribute::Fd(fd));
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(asked));
+        message.header.flags = NLM_F_REQUEST;
+        let mut handle = self.handle.clone();
+        let answers = handle.request(message);
+        let mut answers = answers.map_err(|error| refused(action(), error))?;
+        while let Some(answer) = answers.next().await {
+            match answer.payload {
+                NetlinkPayload::Error(error) => return Err(failed(action(), error.to_io())),
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(told)) => {
+                    let number = told
+                        .attributes
+                        .iter()
+                        .find_map(|attribute| match attribute {
+                            NsidAttribute::Id(number) => Some(*number),
+                            _ => None,
+                        });
+                    return Ok(number.filter(|number| *number >= 0));
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
     async fn change(
         &self,
         name: &str,
@@ -445,6 +482,7 @@ fn parse_link(message: &LinkMessage) -> Link {
         max_mtu: None,
         master: None,
         peer: None,
+        peer_namespace: None,
         up: message.header.flags.contains(LinkFlags::Up),
     };
     for attribute in &message.attributes {
@@ -457,6 +495,7 @@ fn parse_link(message: &LinkMessage) -> Link {
             // 0 stands for "no limit known".
             LinkAttribute::MaxMtu(mtu) => link.max_mtu = Some(*mtu).filter(|mtu| *mtu != 0),
             LinkAttribute::Link(index) => link.peer = Some(*index),
+            LinkAttribute::LinkNetNsId(number) => link.peer_namespace = Some(*number),
             LinkAttribute::Controller(index) => link.master = Some(*index),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {

@@ -347,3 +347,31 @@ fn missing_right_is_named() {
         "cannot create bridge weave: permission denied; run as root or with CAP_NET_ADMIN"
     );
 }
+
+#[test]
+fn namespaces_at_the_other_end_have_numbers() {
+    isolated(async |netlink: Netlink| {
+        let [far, unconnected] = [(); 2].map(|()| {
+            std::thread::scope(|scope| {
+                let made = scope.spawn(|| {
+                    new_namespace().unwrap();
+                    own_namespace()
+                });
+                made.join().unwrap()
+            })
+        });
+        netlink.add_veth("port", "eth0").await.unwrap();
+        assert_eq!(netlink.existing("port").await.unwrap().peer_namespace, None);
+        assert_eq!(netlink.number_of(far.as_fd()).await.unwrap(), None);
+        let moved = netlink.set_namespace("eth0", far.as_fd(), None).await;
+        moved.unwrap();
+        let number = netlink.number_of(far.as_fd()).await.unwrap();
+        assert!(number.is_some());
+        let port = netlink.existing("port").await.unwrap();
+        assert_eq!(port.peer_namespace, number);
+        assert_ne!(
+            netlink.number_of(unconnected.as_fd()).await.unwrap(),
+            number
+        );
+    });
+}

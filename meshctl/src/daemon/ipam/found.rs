@@ -25,16 +25,21 @@ const EXPOSE: &str = "weave:expose";
 /// Most network namespaces that are looked into.
 const MAX_NAMESPACES: usize = 4096;
 
-/// Ports of the bridge, and the other end of each.
-type Ports = BTreeMap<u32, Option<u32>>;
+/// Ports of the bridge, and the other end of each: its index, and the number of its namespace.
+type Ports = BTreeMap<u32, (Option<u32>, Option<i32>)>;
 
 /// The addresses on `bridge` and behind it.
 pub async fn in_use(bridge: Option<&str>) -> Vec<PreClaim> {
     let Some(bridge) = bridge else {
         return Vec::new();
     };
-    let (mut found, ports) = match on_bridge(bridge).await {
-        Ok(found) => found,
+    let looked = async {
+        let netlink = Netlink::current()?;
+        let (found, ports) = on_bridge(&netlink, bridge).await?;
+        netlink::Result::Ok((netlink, found, ports))
+    };
+    let (netlink, mut found, ports) = match looked.await {
+        Ok(looked) => looked,
         Err(error) => {
             tracing::warn!(%error, "cannot look for addresses on bridge {bridge}");
             return Vec::new();
@@ -51,7 +56,7 @@ pub async fn in_use(bridge: Option<&str>) -> Vec<PreClaim> {
         }
     };
     for namespace in namespaces {
-        match behind(&namespace, &ports).await {
+        match behind(&netlink, &namespace, &ports).await {
             Ok(addresses) => found.extend(claims(ANONYMOUS, &addresses)),
             // It has gone meanwhile, most likely.
             Err(error) => tracing::debug!(%error, "cannot look into a network namespace"),
@@ -64,8 +69,7 @@ pub async fn in_use(bridge: Option<&str>) -> Vec<PreClaim> {
 }
 
 /// The addresses of the bridge, if there is one, and its ports.
-async fn on_bridge(name: &str) -> Result<(Vec<PreClaim>, Ports), netlink::Error> {
-    let netlink = Netlink::current()?;
+async fn on_bridge(netlink: &Netlink, name: &str) -> netlink::Result<(Vec<PreClaim>, Ports)> {
     let Some(bridge) = netlink.link(name).await? else {
         return Ok((Vec::new(), Ports::new()));
     };
@@ -73,7 +77,7 @@ async fn on_bridge(name: &str) -> Result<(Vec<PreClaim>, Ports), netlink::Error>
     let links = netlink.links().await?.into_iter();
     let ports = links
         .filter(|link| link.master == Some(bridge.index) && link.kind == LinkKind::Veth)
-        .map(|link| (link.index, link.peer));
+        .map(|link| (link.index, (link.peer, link.peer_namespace)));
     Ok((claims(EXPOSE, &addresses), ports.collect()))
 }
 
@@ -109,15 +113,21 @@ fn namespaces(proc: &Path) -> io::Result<Vec<File>> {
 
 /// The addresses of devices in `namespace` whose other end is one of `ports`.
 async fn behind(
+    own: &Netlink,
     namespace: &File,
     ports: &Ports,
-) -> Result<Vec<host::netlink::Cidr>, netlink::Error> {
+) -> netlink::Result<Vec<host::netlink::Cidr>> {
+    // Indices alone are the same in many namespaces.
+    let number = own.number_of(namespace.as_fd()).await?;
+    if number.is_none() || !ports.values().any(|(_, of)| *of == number) {
+        return Ok(Vec::new());
+    }
     let netlink = Netlink::inside(namespace.as_fd())?;
     let links = netlink.links().await?.into_iter();
     let ours: BTreeSet<u32> = links
         .filter(|link| {
             let port = link.peer.and_then(|peer| ports.get(&peer));
-            link.kind == LinkKind::Veth && port == Some(&Some(link.index))
+            link.kind == LinkKind::Veth && port == Some(&(Some(link.index), number))
         })
         .map(|link| link.index)
         .collect();
