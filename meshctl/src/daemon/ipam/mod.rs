@@ -15,6 +15,9 @@
 //!
 //! A request that nobody waits for any more is cancelled: its future does that when it is dropped.
 //!
+//! [`found`] looks for addresses that are in use at the start, `disk` keeps what was given out,
+//! `quorums` warns of hosts that may come to different rings, and [`http`] serves it all.
+//!
 //! Source: Weave IPAM protocol, sections 2, 8 and 13.
 
 mod channel;

@@ -86,8 +86,7 @@ async fn send(
         tracing::warn!(dropped, "too many messages to peers waited to be sent");
     }
     for (to, payload) in unicasts {
-        let is_old = (members.borrow().peers.get(&to)).is_some_and(|peer| !peer.has_short_id);
-        if is_old && payload.first() == Some(&DENIED) {
+        if !is_fit_for(&members.borrow(), to, &payload) {
             continue;
         }
         match router.unicast(CHANNEL, to, payload).await {
@@ -102,4 +101,38 @@ async fn send(
         router.broadcast(CHANNEL, state).await?;
     }
     Ok(())
+}
+
+/// Whether a peer survives this message. The oldest, which have no short ids, do not know them all.
+fn is_fit_for(members: &Members, peer: PeerName, payload: &[u8]) -> bool {
+    let is_old = (members.peers.get(&peer)).is_some_and(|member| !member.has_short_id);
+    !is_old || payload.first() != Some(&DENIED)
+}
+
+#[cfg(test)]
+mod tests {
+    use ipam::wire::Unicast;
+    use router::mesh::Member;
+
+    use super::*;
+    use crate::daemon::ipam::testing::cidr;
+
+    #[test]
+    fn the_oldest_peers_are_not_denied_in_words() {
+        let [old, young] = ["::1", "::2"].map(|name| name.parse().unwrap());
+        let members = Members {
+            peers: [(old, false), (young, true)]
+                .map(|(peer, has_short_id)| (peer, Member { has_short_id }))
+                .into(),
+            target_count: 0,
+        };
+        let range = cidr("10.32.0.0/24").range();
+        let denied = Unicast::SpaceRequestDenied(range).encode();
+        assert!(!is_fit_for(&members, old, &denied));
+        assert!(is_fit_for(&members, young, &denied));
+        let request = Unicast::SpaceRequest(range).encode();
+        assert!(is_fit_for(&members, old, &request));
+        let update = Unicast::ring_update(b"");
+        assert!(is_fit_for(&members, old, &update));
+    }
 }
