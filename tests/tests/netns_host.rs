@@ -221,3 +221,38 @@ fn a_range_in_the_way_of_the_host_is_noticed() {
         }
     });
 }
+
+#[test]
+fn addresses_of_containers_are_found_when_the_state_is_lost() {
+    as_root(|| {
+        let mut lab = Lab::new(1, 1500);
+        let options = Options {
+            services: Some("10.32.0.0/16".to_owned()),
+            extra: vec!["--ipalloc-init=consensus=1".to_owned()],
+            ..Options::default()
+        };
+        lab.start(1, M, &options);
+        let container = lab.attach(1, "10.32.0.1/16");
+        let mut process = Command::new("sleep");
+        process.arg("600");
+        let _process = lab.container_netns(container).spawn(process).unwrap();
+        lab.stop(1);
+        let mut state = Node::db_prefix(lab.directory(1)).into_os_string();
+        state.push("data.redb");
+        fs::remove_file(state).unwrap();
+        lab.start(1, M, &options);
+        let given = lab.request(1, "POST", "/ip/other", "");
+        assert_eq!((given.status, given.body.as_str()), (200, "10.32.0.2/16"));
+        let listed: serde_json::Value = serde_json::from_str(&lab.get(1, "/ip")).unwrap();
+        let mut listed = listed["owned"].as_array().unwrap().clone();
+        listed.sort_by_key(ToString::to_string);
+        let owner = |ident: &str, address: &str| serde_json::json!({"containerid": ident, "addrs": [address]});
+        let expected = [
+            owner("10.32.0.1", "10.32.0.1/16"),
+            owner("other", "10.32.0.2/16"),
+        ];
+        let mut expected = expected.to_vec();
+        expected.sort_by_key(ToString::to_string);
+        assert_eq!(listed, expected);
+    });
+}
