@@ -76,6 +76,20 @@ fn addresses_by_hand() {
     let expected =
         "00:00:00:00:00:01(one)                     256 IPs (100.0% of total) (4 active)\n";
     assert_eq!(status, expected);
+    let report = host.ask(&["status", "ipam", "--json"]);
+    let keys = report.lines().filter(|line| line.starts_with("    \""));
+    let keys: Vec<_> = keys.map(|line| line.split('"').nth(1).unwrap()).collect();
+    let expected = [
+        "Paxos",
+        "Range",
+        "RangeNumIPs",
+        "ActiveIPs",
+        "DefaultSubnet",
+        "Entries",
+        "PendingClaims",
+        "PendingAllocates",
+    ];
+    assert_eq!(keys, expected, "{report}");
     assert_eq!(json_of(&host, &["status", "ipam"])["ActiveIPs"], 4);
     let (code, error) = fails(&host, &["ipam", "claim", "x", "10.2.0.1/24"]);
     assert_eq!(code, Some(1));

@@ -81,13 +81,14 @@ impl StatusArgs {
 }
 
 async fn ipam(global: &Global, client: &Client) -> Result<(), Failure> {
+    if global.json {
+        let report = client.report().await?;
+        return output::print_json(&report.ipam.ok_or_else(super::ipam::off)?);
+    }
     let report: IpamReport = serde_json::from_str(&client.report_json().await?)?;
     let Some(status) = report.ipam else {
         return Err(super::ipam::off());
     };
-    if global.json {
-        return output::print_json(&status);
-    }
     if output::on_terminal() {
         let own = &report.router.name;
         return output::print(&shares(&serde_json::from_value(status)?, own));
