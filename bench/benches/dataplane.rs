@@ -17,6 +17,7 @@ use proto::{ConnectionUid, MacAddr, PeerName, PeerUid, ShortId};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use router::LinkId;
+use router::crypto::aead::{AeadKey, Suite};
 use router::crypto::secretbox;
 use router::crypto::session::{KeyPair, Password, SessionKey};
 use router::dataplane::{Command, DataOptions, DataPlane, Event, LinkConfig};
@@ -106,7 +107,7 @@ struct Chain {
 }
 
 impl Chain {
-    fn new(count: usize, key: Option<&SessionKey>) -> Self {
+    fn new(count: usize, overlay: &str, key: Option<&SessionKey>) -> Self {
         let now = Instant::now();
         let mut chain = Self {
             engines: (0..count)
@@ -130,7 +131,7 @@ impl Chain {
                     local: address(index),
                     remote: outbound.then(|| address(other)),
                     key: key.cloned(),
-                    overlays: vec!["sleeve".to_owned()],
+                    overlays: vec![overlay.to_owned()],
                 };
                 let engine = &mut chain.engines[index];
                 engine.handle_command(Command::AddLink(Box::new(config)), now);
@@ -155,7 +156,7 @@ impl Chain {
                 status
                     .links
                     .iter()
-                    .all(|link| link.mtu < PATH_MTU && link.fragments)
+                    .all(|link| link.mtu < PATH_MTU && link.established && link.overlay == overlay)
             );
             assert_eq!(status.macs.len(), 2);
         }
@@ -288,6 +289,41 @@ fn seal_and_open(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// The seal of shuttle.
+fn aead_seal_and_open(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("aead");
+    let header = [0x53; 16];
+    for suite in [Suite::Aes256Gcm, Suite::ChaCha20Poly1305] {
+        let key = AeadKey::new(suite, &[7; 32]);
+        for len in [64, 1400, 16_384] {
+            group.throughput(Throughput::Bytes(len as u64));
+            let mut message = vec![0x55; len];
+            let mut counter = 0;
+            group.bench_function(
+                BenchmarkId::new(format!("{} seal", suite.name()), len),
+                |bencher| {
+                    bencher.iter(|| {
+                        counter += 1;
+                        black_box(key.seal_in_place(counter, &header, &mut message))
+                    });
+                },
+            );
+            let tag = key.seal_in_place(7, &header, &mut message);
+            let sealed = message.clone();
+            group.bench_function(
+                BenchmarkId::new(format!("{} open", suite.name()), len),
+                |bencher| {
+                    bencher.iter(|| {
+                        message.copy_from_slice(&sealed);
+                        black_box(key.open_in_place(7, &header, &mut message, &tag))
+                    });
+                },
+            );
+        }
+    }
+    group.finish();
+}
+
 fn switching(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("switch");
     group.throughput(Throughput::Elements(1));
@@ -416,8 +452,13 @@ fn offloads(criterion: &mut Criterion) {
 fn engines(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("frame to frame");
     for (hops, count) in [("direct", 2), ("relayed", 3)] {
-        for key in [None, Some(key())] {
-            let mut chain = Chain::new(count, key.as_ref());
+        for (overlay, key) in [
+            ("sleeve", None),
+            ("sleeve", Some(key())),
+            ("shuttle", None),
+            ("shuttle", Some(key())),
+        ] {
+            let mut chain = Chain::new(count, overlay, key.as_ref());
             let kind = if key.is_some() { "sealed" } else { "plain" };
             for len in [64, 1400] {
                 for batch in [1, BATCH_LEN] {
@@ -425,7 +466,7 @@ fn engines(criterion: &mut Criterion) {
                     let frames = vec![frame(mac(0, 1), mac(far, 1), len); batch];
                     assert_eq!(chain.carry(&frames), batch);
                     group.throughput(Throughput::Elements(batch as u64));
-                    let id = format!("{hops}, {kind}, {len} B, batch of {batch}");
+                    let id = format!("{overlay}, {hops}, {kind}, {len} B, batch of {batch}");
                     group.bench_function(id, |bencher| {
                         bencher.iter(|| black_box(chain.carry(&frames)));
                     });
@@ -439,6 +480,6 @@ fn engines(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
-    targets = seal_and_open, switching, offloads, engines
+    targets = seal_and_open, aead_seal_and_open, switching, offloads, engines
 }
 criterion_main!(benches);

@@ -190,3 +190,11 @@ pub const STREAM_WINDOW: u64 = 512 * 1024;
 /// Between two neighbours that can send frames over TCP, sleeve counts as heard only as long as
 /// confirmations come: two and a half heartbeats.
 pub const SLEEVE_ACK_TIMEOUT: Duration = Duration::from_secs(25);
+/// What somebody says of its own address in ARP or neighbour discovery is told others for this long,
+/// if at all: as long as Linux itself takes an answer for good, more or less.
+pub const NEIGHBOUR_MAX_AGE: Duration = Duration::from_secs(60);
+/// Addresses to remember for that. As many as MAC addresses.
+pub const NEIGHBOUR_TABLE_LEN: usize = MAC_TABLE_LEN;
+/// Frames a second from the local bridge to all neighbours, unless `--flood-limit` says otherwise:
+/// more than any sound network broadcasts, less than harms one.
+pub const FLOOD_LIMIT: u32 = 20_000;

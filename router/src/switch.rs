@@ -23,6 +23,8 @@
 //!
 //! Source: Weave data plane, sections 7.1 to 7.3.
 
+mod flood;
+mod neighbours;
 mod table;
 
 use std::time::Instant;
@@ -32,6 +34,8 @@ use proto::{MacAddr, PeerName};
 use crate::dataplane::DropReason;
 use crate::wire::ethernet::Frame;
 
+pub use flood::FloodLimit;
+pub use neighbours::Neighbours;
 use table::Sighting;
 pub use table::{MacEntry, MacTable};
 

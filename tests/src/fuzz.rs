@@ -36,6 +36,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("control", control),
     ("intro", intro),
     ("sleeve", sleeve),
+    ("shuttle", shuttle),
     ("topology", topology),
     ("names", names),
     ("query", query),
@@ -97,6 +98,59 @@ pub fn sleeve(data: &[u8]) {
     }
     if let Ok(frame) = Frame::new_checked(data) {
         let _ = (Special::classify(&frame), frame.ipv4());
+    }
+}
+
+/// A shuttle packet, as its records would be walked once it is open, and its control messages.
+pub fn shuttle(data: &[u8]) {
+    use router::offload::Checksum;
+    use router::wire::shuttle::{
+        Control, Header, RECORD_HEADER_LEN, Record, RecordHeader, Records,
+    };
+    if let Ok(header) = Header::decode(data) {
+        assert_eq!(data.get(..16), Some(&header.encode()[..]));
+    }
+    for start in [0, 16] {
+        let mut count = 0;
+        for record in Records::new(data, start) {
+            count += 1;
+            let Ok(Record::Frame {
+                names,
+                checksum,
+                frame,
+                range,
+            }) = record
+            else {
+                continue;
+            };
+            assert_eq!(data.get(range.clone()), Some(frame));
+            if let Checksum::Partial { start, offset } = checksum {
+                assert!(usize::from(start + offset) + 2 <= frame.len());
+            }
+            // What was read can be written, and is read alike. Names may be missing where they say
+            // nothing, and a flag without a start means nothing.
+            let len = u16::try_from(frame.len()).expect("it has 16 bits");
+            let header = RecordHeader::frame(len, checksum, names).expect("it was read");
+            let again = [header.bytes(), frame].concat();
+            let mut walked = Records::new(&again, 0);
+            let Some(Ok(Record::Frame {
+                names: n,
+                checksum: c,
+                frame: f,
+                ..
+            })) = walked.next()
+            else {
+                panic!("it was a frame");
+            };
+            assert_eq!((n, c, f), (names, checksum, frame));
+        }
+        assert!(count <= data.len() / RECORD_HEADER_LEN + 1);
+    }
+    if let Some((tag, body)) = data.split_first()
+        && let Ok(control) = Control::decode(*tag, body)
+    {
+        let (tag, body) = control.encode();
+        assert_eq!(Control::decode(tag, &body), Ok(control));
     }
 }
 
@@ -343,7 +397,7 @@ pub fn connection(data: &[u8]) {
             min: version,
             max: version,
         },
-        overlays: vec!["sleeve".to_owned()],
+        overlays: ["sleeve", "shuttle", "stream"].map(str::to_owned).to_vec(),
     };
     let role = if choice & 4 == 0 {
         Role::Dialler
@@ -422,6 +476,27 @@ pub fn dataplane(data: &[u8]) {
     let routes = Routes::calculate(&peers);
     assert_eq!(routes.unicast(name(3)), Some(name(3)));
     engine.handle_command(Command::Routes(Arc::new(routes)), now);
+    // Both links of shuttle come up as far as they can without a neighbour.
+    let mut sessions = Vec::new();
+    while let Some(event) = engine.poll_event() {
+        if let Event::Control(link, hello) = event
+            && let Some(session) = hello.body.get(2..6)
+        {
+            sessions.push(session.to_vec());
+            engine.handle_command(Command::Control(link, hello), now);
+        }
+    }
+    assert_eq!(sessions.len(), 2);
+    for session in sessions {
+        for kind in [0, 1] {
+            let header = [&[0x53, kind, 0, 0], &session[..], &[0; 8]].concat();
+            let mut datagram = [&header, data].concat();
+            let len = datagram.len();
+            for frame in engine.handle_datagram(from, &mut datagram, now) {
+                assert!(frame.range.end <= len);
+            }
+        }
+    }
     for sender in [None, Some(2), Some(3)] {
         let mut datagram = sender
             .map(|last| name(last).to_bytes().to_vec())
@@ -434,12 +509,14 @@ pub fn dataplane(data: &[u8]) {
     }
     engine.handle_frame(data, &Offload::NONE, now);
     if let Some((tag, body)) = data.split_first() {
-        let control = OverlayControl {
-            index: 0,
-            tag: *tag,
-            body: body.to_vec(),
-        };
-        engine.handle_command(Command::Control(LinkId(2), control), now);
+        for index in 0..3 {
+            let control = OverlayControl {
+                index,
+                tag: *tag,
+                body: body.to_vec(),
+            };
+            engine.handle_command(Command::Control(LinkId(2), control), now);
+        }
     }
     engine.handle_too_long(LinkId(3), 1500, now);
     engine.flush();

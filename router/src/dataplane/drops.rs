@@ -37,6 +37,10 @@ reasons! {
     SourceElsewhere = "source_elsewhere",
     /// From the local bridge to an address on it.
     LocalDestination = "local_destination",
+    /// To all neighbours, and more than may go there.
+    FloodLimit = "flood_limit",
+    /// A question that was answered here.
+    Answered = "answered",
     /// The routes lead nowhere.
     NoRoute = "no_route",
     /// The next hop of the route has no working link.

@@ -14,7 +14,7 @@ use crate::constants::{INJECT_QUEUE_LEN, MAC_SWEEP};
 use crate::offload::{Checksum, Delivery, Offload, checksum};
 use crate::overlay::{Link, Outputs, Refused, fragmentation_needed};
 use crate::status::{DataStatus, MacStatus, Traffic};
-use crate::switch::{Switch, Verdict};
+use crate::switch::{FloodLimit, Neighbours, Switch, Verdict};
 use crate::topology::Routes;
 use crate::wire::ethernet::Frame;
 use crate::wire::shuttle::{self, Header};
@@ -40,6 +40,9 @@ pub struct DataPlane {
     options: DataOptions,
     routes: Arc<Routes>,
     switch: Switch,
+    flood_limit: FloodLimit,
+    /// `None`: questions for neighbours are left to them.
+    neighbours: Option<Neighbours>,
     links: Links,
     out: Outputs,
     /// Where the frames to deliver stand in the last datagram.
@@ -62,6 +65,8 @@ impl DataPlane {
             options,
             routes: Arc::default(),
             switch: Switch::new(ours),
+            flood_limit: FloodLimit::new(options.flood_limit, now),
+            neighbours: options.answer_neighbours.then(Neighbours::default),
             links: Links::default(),
             out: Outputs::new(entropy),
             delivered: Vec::new(),
@@ -152,8 +157,22 @@ impl DataPlane {
             Verdict::Unicast(peer) => {
                 self.unicast((self.ours, peer), &frame, offload, None, now);
             }
-            Verdict::Flood => self.flood(self.ours, &frame, offload, None),
+            Verdict::Flood => self.flood_captured(&frame, offload, now),
             Verdict::Deliver => {}
+        }
+    }
+
+    /// A frame of the local bridge for everybody.
+    fn flood_captured(&mut self, frame: &Frame<'_>, offload: &Offload, now: Instant) {
+        if let Some(neighbours) = &self.neighbours
+            && let Some(answer) = neighbours.answer(frame, self.ours, self.switch.table(), now)
+        {
+            self.out.drops.count(DropReason::Answered);
+            self.inject(answer);
+        } else if self.flood_limit.takes(frame.bytes().len(), now) {
+            self.flood(self.ours, frame, offload, None);
+        } else {
+            self.out.drops.count(DropReason::FloodLimit);
         }
     }
 
@@ -201,6 +220,9 @@ impl DataPlane {
         if self.sweep_at <= now {
             self.sweep_at = now + MAC_SWEEP;
             self.switch.sweep(now);
+            if let Some(neighbours) = &mut self.neighbours {
+                neighbours.sweep(now);
+            }
         }
         for link in self.links.iter_mut() {
             link.handle_timeout(now, &mut self.out);
@@ -451,6 +473,11 @@ impl DataPlane {
         if destination != self.ours {
             self.unicast((origin, destination), frame, offload, from, now);
             return Ok(false);
+        }
+        if let Some(neighbours) = &mut self.neighbours
+            && origin != self.ours
+        {
+            neighbours.learn(frame, now);
         }
         match self.switch.arrived(origin, frame, now) {
             Verdict::Drop(reason) => Err(reason),

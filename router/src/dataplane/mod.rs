@@ -12,6 +12,7 @@ use std::sync::Arc;
 use proto::{ConnectionUid, PeerName};
 
 use crate::LinkId;
+use crate::constants::FLOOD_LIMIT;
 use crate::crypto::aead::Suites;
 use crate::crypto::session::SessionKey;
 use crate::topology::Routes;
@@ -25,10 +26,25 @@ pub use engine::DataPlane;
 pub type Entropy = Box<dyn rand::CryptoRng + Send>;
 
 /// How the data half works. The default is good for everybody.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct DataOptions {
     /// The overlay shuttle.
     pub shuttle: ShuttleOptions,
+    /// Frames a second from the local bridge that may go to all neighbours, in units of a packet.
+    /// Default: [`FLOOD_LIMIT`]; `None`: any number.
+    pub flood_limit: Option<u32>,
+    /// Whether to answer ARP and neighbour discovery for containers of other hosts. Default: no.
+    pub answer_neighbours: bool,
+}
+
+impl Default for DataOptions {
+    fn default() -> Self {
+        Self {
+            shuttle: ShuttleOptions::default(),
+            flood_limit: Some(FLOOD_LIMIT),
+            answer_neighbours: false,
+        }
+    }
 }
 
 /// How shuttle works.

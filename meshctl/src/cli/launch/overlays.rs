@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use clap::ValueEnum;
-use router::constants::{REKEY_INTERVAL, REKEY_VOLUME};
+use clap::{ArgAction, ValueEnum};
+use router::constants::{FLOOD_LIMIT, REKEY_INTERVAL, REKEY_VOLUME};
 use router::crypto::aead::Suites;
 use router::dataplane::{DataOptions, RekeyLimits, ShuttleOptions};
 use router::overlay::negotiate::SUPPORTED;
@@ -21,6 +21,14 @@ pub struct Overlays {
     #[arg(long, value_name = "SECONDS", default_value_t = REKEY_INTERVAL.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=86400))]
     rekey_interval: u64,
+    /// Frames a second that a bridge may send to all hosts at once; 0 means any number
+    #[arg(long, value_name = "COUNT", default_value_t = FLOOD_LIMIT)]
+    flood_limit: u32,
+    /// Answer ARP and neighbour discovery for containers of other hosts, from what they said before
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", hide_default_value = true, hide_possible_values = true,
+          action = ArgAction::Set, value_parser = super::go_bool, value_name = "BOOL")]
+    arp_proxy: bool,
     /// Bytes after which shuttle changes its keys
     #[arg(long, value_name = "BYTES", default_value_t = REKEY_VOLUME, hide = true,
           value_parser = clap::value_parser!(u64).range(1 << 20..=REKEY_VOLUME))]
@@ -65,6 +73,8 @@ impl Overlays {
                     volume: self.rekey_volume,
                 },
             },
+            flood_limit: (self.flood_limit > 0).then_some(self.flood_limit),
+            answer_neighbours: self.arp_proxy,
         }
     }
 }

@@ -20,6 +20,7 @@ const MS: Duration = Duration::from_millis(1);
 fn options(suites: Suites, rekey: RekeyLimits) -> DataOptions {
     DataOptions {
         shuttle: ShuttleOptions { suites, rekey },
+        ..DataOptions::default()
     }
 }
 
@@ -468,6 +469,70 @@ fn one_direction_without_udp() {
     net.move_to(1, reachable);
     net.run_for(5 * SECOND);
     assert_eq!(net.status(0).address, Some(reachable));
+}
+
+#[test]
+fn floods_are_bounded_and_cost_one_packet_for_each_neighbour() {
+    let options = DataOptions {
+        flood_limit: Some(100),
+        ..DataOptions::default()
+    };
+    let edges: [(usize, usize, &[&str]); 3] = [(0, 1, ALL), (0, 2, ALL), (0, 3, ALL)];
+    let underlay = Underlay::with_mtu(1500);
+    let mut net = linked(4, &edges, options, underlay, key().as_ref());
+    net.introduce_containers();
+    net.run_for(2 * SECOND);
+    net.nodes[0].sent.clear();
+    let frames = vec![arp(mac(0, 1), proto::MacAddr::BROADCAST, 60); 20];
+    net.capture(0, &frames);
+    // 20 frames of 60 bytes share a packet to each of three neighbours.
+    assert_eq!(net.nodes[0].sent.len(), 3);
+    net.capture(0, &vec![frames[0].clone(); 1000]);
+    net.run_for(SECOND);
+    assert_eq!(net.drops(0, DropReason::FloodLimit), 1020 - 100);
+    for index in 1..4 {
+        assert_eq!(net.bridge(index).len(), 100);
+    }
+}
+
+#[test]
+fn questions_are_answered_from_what_was_heard() {
+    let options = DataOptions {
+        answer_neighbours: true,
+        ..DataOptions::default()
+    };
+    let underlay = Underlay::with_mtu(1500);
+    let mut net = linked(2, &[(0, 1, ALL)], options, underlay, key().as_ref());
+    let message = |op: u8, from: usize, to: usize, destination: proto::MacAddr| {
+        let address = |index: usize| [10, 2, 0, u8::try_from(index).unwrap()];
+        let (sender, target) = (address(from), address(to));
+        let mut frame = [&destination.0[..], &mac(from, 1).0].concat();
+        frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, op]);
+        frame.extend(mac(from, 1).0);
+        frame.extend(sender);
+        frame.extend([0; 6]);
+        frame.extend(target);
+        frame
+    };
+    let question = message(1, 0, 1, proto::MacAddr::BROADCAST);
+    net.capture(0, std::slice::from_ref(&question));
+    net.run_for(SECOND);
+    assert_eq!(net.bridge(1), std::slice::from_ref(&question));
+    net.capture(1, &[message(2, 1, 0, mac(0, 1))]);
+    net.run_for(SECOND);
+    assert_eq!(net.bridge(0).len(), 1);
+    // From now on it is answered on the spot.
+    net.capture(0, std::slice::from_ref(&question));
+    net.run_for(SECOND);
+    assert!(net.bridge(1).is_empty());
+    let answers = net.bridge(0);
+    assert_eq!(answers.len(), 1);
+    assert_eq!(answers[0][6..12], mac(1, 1).0);
+    // A minute later the other host is asked again.
+    net.run_for(90 * SECOND);
+    net.capture(0, std::slice::from_ref(&question));
+    net.run_for(SECOND);
+    assert_eq!(net.bridge(1), [question]);
 }
 
 /// How many datagrams of each kind the adversary sends.
