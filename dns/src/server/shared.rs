@@ -63,7 +63,13 @@ impl Shared {
         answer
     }
 
-    /// Starts a task that ends with the server.
+    /// Starts a task for a query, which ends by itself: no wait for an answer goes on when the server
+    /// ends.
+    pub(super) fn spawn_query(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(task, &self.runtime);
+    }
+
+    /// Starts a task that the end of the server ends.
     pub(super) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         let task = async move {

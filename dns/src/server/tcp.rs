@@ -160,7 +160,7 @@ async fn read(
                             drop((place, permit));
                         }
                     };
-                    shared.spawn(task);
+                    shared.spawn_query(task);
                     continue;
                 }
                 answer = shared.turn_away(&packet);

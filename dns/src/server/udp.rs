@@ -213,7 +213,7 @@ fn defer(socket: &Arc<Socket>, way: Way, packet: &[u8], begun: Instant, shared: 
             drop(permit);
         }
     };
-    shared.spawn(task);
+    shared.spawn_query(task);
 }
 
 /// Whether an error of receiving is none of the socket: no query in time, or a signal.

@@ -101,6 +101,9 @@ impl Upstream {
     async fn ask_all(&self, packet: &[u8], question_len: usize) -> Option<Arc<[u8]>> {
         let mut second_best = None;
         for server in self.in_order() {
+            if self.stop.is_cancelled() {
+                return None;
+            }
             match self.ask_one(server, packet, question_len).await {
                 Some(answer) if relay::is_failure(&answer) => {
                     second_best = second_best.or(Some(answer));
@@ -143,7 +146,8 @@ impl Upstream {
             return Some(answer);
         }
         // Better a part, with the note that it is one, than nothing.
-        let whole = exchange::ask_tcp(address, packet, question_len, self.timeout).await;
+        let whole = exchange::ask_tcp(address, packet, question_len, self.timeout);
+        let whole = self.stop.run_until_cancelled(whole).await.flatten();
         Some(whole.unwrap_or(answer))
     }
 }

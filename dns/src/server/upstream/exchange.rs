@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::lock;
@@ -98,16 +98,26 @@ impl Ports {
             (id, packet)
         };
         let _forget = Forget { port: &port, id };
-        let exchange = async {
-            port.socket.send(&packet).await.ok()?;
-            if let Ok(answer) = timeout(RESEND_AFTER, &mut receiver).await {
-                return answer.ok();
-            }
-            // Whichever answer comes first, it is the one to both.
-            port.socket.send(&packet).await.ok()?;
-            receiver.await.ok()
-        };
-        timeout(patience, exchange).await.ok()?
+        // If it came too late to be taken off the list with the others.
+        if self.stop.is_cancelled() {
+            return None;
+        }
+        let begun = Instant::now();
+        let wait = sleep(RESEND_AFTER.min(patience));
+        tokio::pin!(wait);
+        port.socket.send(&packet).await.ok()?;
+        tokio::select! {
+            answer = &mut receiver => return answer.ok(),
+            () = &mut wait => {}
+        }
+        let left = patience.checked_sub(begun.elapsed())?;
+        // Whichever answer comes first, it is the one to both.
+        port.socket.send(&packet).await.ok()?;
+        wait.as_mut().reset((Instant::now() + left).into());
+        tokio::select! {
+            answer = receiver => answer.ok(),
+            () = wait => None,
+        }
     }
 
     /// Any socket that is young enough, or a new one in its place; and a random id.
@@ -141,20 +151,26 @@ impl Ports {
 /// Hands answers to who waits for them, until the socket is of no more use.
 async fn receive(port: Arc<Port>, stop: CancellationToken) {
     let mut buffer = vec![0; ANSWER_LEN];
+    let mut look_up = interval(PORT_LIFE);
+    let stopped = stop.cancelled();
+    tokio::pin!(stopped);
     loop {
-        let received = tokio::select! {
-            received = timeout(PORT_LIFE, port.socket.recv(&mut buffer)) => received,
-            () = stop.cancelled() => return,
-        };
-        match received {
-            Ok(Ok(len)) => port.take(buffer.get(..len).unwrap_or_default()),
-            // The server says that nobody listens there: no need to wait for more.
-            Ok(Err(_)) => lock(&port.pending).clear(),
-            Err(_silence) => {}
-        }
-        // Once it is old there are no new queries, but for one that has just been about to come.
-        if port.born.elapsed() > 2 * PORT_LIFE && lock(&port.pending).is_empty() {
-            return;
+        tokio::select! {
+            received = port.socket.recv(&mut buffer) => match received {
+                Ok(len) => port.take(buffer.get(..len).unwrap_or_default()),
+                // The server says that nobody listens there: no need to wait for more.
+                Err(_) => lock(&port.pending).clear(),
+            },
+            _ = look_up.tick() => {
+                // Once it is old there are no new queries, but for one that was about to come.
+                if port.born.elapsed() > 2 * PORT_LIFE && lock(&port.pending).is_empty() {
+                    return;
+                }
+            }
+            () = &mut stopped => {
+                lock(&port.pending).clear();
+                return;
+            }
         }
     }
 }
