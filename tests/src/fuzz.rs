@@ -397,7 +397,7 @@ pub fn connection(data: &[u8]) {
             min: version,
             max: version,
         },
-        overlays: ["sleeve", "shuttle", "stream"].map(str::to_owned).to_vec(),
+        overlays: vec!["sleeve".to_owned()],
     };
     let role = if choice & 4 == 0 {
         Role::Dialler
@@ -468,7 +468,7 @@ pub fn dataplane(data: &[u8]) {
             local: from,
             remote: Some(from),
             key,
-            overlays: vec!["sleeve".to_owned()],
+            overlays: ["sleeve", "shuttle", "stream"].map(str::to_owned).to_vec(),
         };
         engine.handle_command(Command::AddLink(Box::new(config)), now);
         engine.handle_command(Command::Confirm(LinkId(link.into())), now);
