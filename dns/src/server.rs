@@ -1,9 +1,9 @@
-//! The server: sockets, threads and tasks around [`Responder`](crate::responder::Responder).
+//! The server: sockets, threads and tasks around [`Responder`].
 //!
-//! - [`udp`]: threads that answer batches of datagrams from the names; nearly all of the load.
-//! - [`tcp`]: a task for each connection.
-//! - [`upstream`]: asks other servers about names that are not ours.
-//! - [`handler`]: the handler on `hickory-server`, with a complete parser, for all that is not plain.
+//! - `udp`: threads that answer batches of datagrams from the names; nearly all of the load.
+//! - `tcp`: a task for each connection.
+//! - `upstream`: asks other servers about names that are not ours.
+//! - `handler`: the handler on `hickory-server`, with a complete parser, for all that is not plain.
 //!
 //! What is not answered at once becomes a task, of which there are so many at most, for each client
 //! and in all.
