@@ -300,15 +300,19 @@ impl Node {
         }
     }
 
-    /// Memory that it has in use, in KiB: its resident set.
+    /// Memory that it has in use, in KiB: its resident set, but for pages of its program, of which a
+    /// build for debugging has many times as many as one for use.
     #[track_caller]
     pub fn resident_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let digits = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        digits
-            .and_then(|digits| digits.parse().ok())
-            .expect("the kernel says how much it has")
+        let of = |kind: &str| -> u64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(kind));
+            let digits = line.and_then(|line| line.trim().strip_suffix(" kB"));
+            digits
+                .and_then(|digits| digits.parse().ok())
+                .expect("the kernel says how much it has")
+        };
+        of("RssAnon:") + of("RssShmem:")
     }
 
     /// Asks it to end, and waits until it has.

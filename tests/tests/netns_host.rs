@@ -155,7 +155,7 @@ fn the_password_is_nowhere_to_be_seen() {
 }
 
 /// The most that an idle daemon may have in use.
-const IDLE_KIB: u64 = 20 * 1000;
+const IDLE_KIB: u64 = 12 * 1000;
 
 #[test]
 fn an_idle_host_in_a_mesh_of_three_needs_little_memory() {

@@ -3,7 +3,7 @@
 //! [`Names`] holds the table that all hosts share and this host's part in it; the mesh reaches it
 //! through a gossip [`Channel`], users through the control API, and queries through an index of
 //! their own that is read without a lock. What changes here goes out as broadcasts, in order, by
-//! [`spread`]. [`Clocks`] watches how far the clocks of other hosts are off.
+//! [`spread`]. [`clocks`] watches how far the clocks of other hosts are off.
 //!
 //! What leaves, and when:
 //!
