@@ -195,9 +195,15 @@ impl Nameserver {
 
     /// Deletes own entries. Returns what to broadcast, if any matched.
     pub fn delete(&mut self, which: &Selection<'_>, now: i64) -> Option<Update> {
-        let matching: Vec<Key> = self
-            .table
-            .live_of(self.ours)
+        // The shortest way to all that may match.
+        let candidates: Vec<&Key> = match (which.hostname, which.addr) {
+            (Some(hostname), _) => self.table.named(hostname).collect(),
+            (None, Some(addr)) => self.table.at(addr).collect(),
+            (None, None) => self.table.live_of(self.ours).collect(),
+        };
+        let matching: Vec<Key> = candidates
+            .into_iter()
+            .filter(|key| key.origin == self.ours)
             .filter(|key| {
                 which
                     .hostname

@@ -123,13 +123,15 @@ impl Table {
         entries.filter_map(|(key, mark)| mark.is_live().then_some(key))
     }
 
+    /// Live entries of an address, in table order.
+    pub fn at(&self, addr: IpAddr) -> impl Iterator<Item = &Key> {
+        let keys = self.by_addr.get(&addr).into_iter().flatten();
+        keys.filter(|key| self.mark(key).is_some_and(Mark::is_live))
+    }
+
     /// First name of an address, in table order.
     pub fn name_of(&self, addr: IpAddr) -> Option<&str> {
-        self.by_addr
-            .get(&addr)?
-            .iter()
-            .find(|key| self.mark(key).is_some_and(Mark::is_live))
-            .map(|key| key.hostname.as_str())
+        self.at(addr).next().map(|key| key.hostname.as_str())
     }
 
     /// The spelling under which the origin already has this name, container and address.
