@@ -488,6 +488,7 @@ async fn host(netlink: &Netlink, number: u8, kind: Choice) -> Router {
         },
         bind: Ipv4Addr::UNSPECIFIED,
         device: Some(tap),
+        udp_offload: true,
         channels: Vec::new(),
         seed: [number; 32],
     };

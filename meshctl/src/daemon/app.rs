@@ -382,6 +382,7 @@ fn start(
         },
         bind: config.bind,
         device: tap,
+        udp_offload: config.udp_offload,
         channels,
         seed,
     })?;

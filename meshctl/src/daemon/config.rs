@@ -54,6 +54,8 @@ pub struct Config {
     pub tap: Choice,
     /// Whether frames of containers that leave no work to the TAP device are joined on its bridge.
     pub port_gro: bool,
+    /// Whether several datagrams may go through the kernel as one.
+    pub udp_offload: bool,
     /// MTU of the bridge, at most 65535; `None`: as large as its TAP device can have.
     pub mtu: Option<u32>,
     /// Subnets whose hosts are trusted.

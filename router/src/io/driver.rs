@@ -46,6 +46,8 @@ pub struct RouterConfig {
     pub device: Option<Box<dyn TapDevice>>,
     /// How frames travel.
     pub data: DataOptions,
+    /// Whether several datagrams may go through the kernel as one, where it can.
+    pub udp_offload: bool,
     /// The owners of gossip channels, by name.
     pub channels: Vec<(String, Box<dyn GossipChannel>)>,
     /// Random bytes from a good source; keys are drawn from it.
@@ -165,7 +167,10 @@ impl Router {
         };
         let listener = tcp::listen(SocketAddr::V4(address));
         let listener = listener.map_err(|error| refused("TCP", &error))?;
-        let socket = UdpSocket::bind(address).map_err(|error| refused("UDP", &error))?;
+        let mut socket = UdpSocket::bind(address).map_err(|error| refused("UDP", &error))?;
+        if !config.udp_offload {
+            socket.disable_offloads();
+        }
         let mut mesh = Mesh::new(config.mesh, config.seed, Instant::now());
         for (name, owner) in config.channels {
             mesh.register_channel(&name, owner)?;

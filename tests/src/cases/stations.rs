@@ -24,11 +24,11 @@ const MACS: [[u8; 6]; 2] = [[2, 0, 0, 0, 0, 0xa1], [2, 0, 0, 0, 0, 0xa2]];
 /// An EtherType for experiments.
 const EXPERIMENT: [u8; 2] = [0x88, 0xb5];
 
-/// Between hosts with these kinds of TAP devices.
-pub fn capture(taps: [&str; 2], password: Option<&str>, seed: u64) {
+/// Between hosts with these options.
+pub fn capture(extra: [&[&str]; 2], password: Option<&str>, seed: u64) {
     eprintln!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
-    let lab = two_hosts(taps, password);
+    let lab = two_hosts(extra, password);
     let mut stations = [1, 2].map(|number| station(&lab, number));
     let [one, two] = &mut stations;
     introduce(one, two, MACS[0]);

@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 
 use crate::lab::{ContainerId, Lab, address};
-use crate::node::{Kind, Options};
+use crate::node::{Kind, Options, at};
 use crate::wait;
 
 /// What a container's interface leaves to others.
@@ -36,12 +36,11 @@ const BURST: u32 = 40;
 /// How long a datagram may take before it is sent again.
 const ARRIVAL: Duration = Duration::from_millis(300);
 
-/// Two hosts with these kinds of TAP devices (as in `--tap`), and containers with or without
-/// offloads.
-pub fn all_kinds(taps: [&str; 2], offloads: bool, password: Option<&str>, seed: u64) {
+/// Two hosts with these options, and containers with or without offloads.
+pub fn all_kinds(extra: [&[&str]; 2], offloads: bool, password: Option<&str>, seed: u64) {
     eprintln!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut lab = two_hosts(taps, password);
+    let mut lab = two_hosts(extra, password);
     let containers = [lab.attach(1, "10.40.0.1/16"), lab.attach(2, "10.40.0.2/16")];
     for id in containers {
         furnish(&lab, id, offloads);
@@ -74,17 +73,17 @@ pub fn all_kinds(taps: [&str; 2], offloads: bool, password: Option<&str>, seed: 
     }
 }
 
-/// Two hosts with these kinds of TAP devices, as in `--tap`.
-pub(super) fn two_hosts(taps: [&str; 2], password: Option<&str>) -> Lab {
+/// Two hosts with these options.
+pub(super) fn two_hosts(extra: [&[&str]; 2], password: Option<&str>) -> Lab {
     let mut lab = Lab::new(2, 1500);
-    for (number, tap, peers) in [(1, taps[0], &[][..]), (2, taps[1], &[address(1)])] {
+    for (number, extra, peers) in [(1, extra[0], &[][..]), (2, extra[1], &[address(1)])] {
         let mut options = Options::new(password, peers);
-        options.extra = vec!["--tap".to_owned(), tap.to_owned()];
+        options.extra = extra.iter().map(ToString::to_string).collect();
         lab.start(number, Kind::Meshctl, &options);
         let report = lab.report(number);
-        let interface = report["Router"]["Interface"].as_str();
-        let is_plain = interface.is_some_and(|text| text.contains("plain frames"));
-        assert_eq!(is_plain, tap == "plain", "{interface:?}");
+        let interface = report["Router"]["Interface"].as_str().unwrap();
+        let is_plain = interface.contains("plain frames");
+        assert_eq!(is_plain, extra.contains(&"plain"), "{interface}");
     }
     lab.await_full_mesh(&[1, 2]);
     lab
@@ -109,6 +108,46 @@ pub fn beside(kinds: [Kind; 2], password: Option<&str>, seed: u64) {
         let address = IpAddr::V4(lab.container_address(containers[to]));
         transfer(ends[from], ends[to], address, &mut rng);
         datagrams(ends[from], ends[to], address, &mut rng);
+    }
+}
+
+/// Containers without offloads send every segment by itself; their ports join them before they reach
+/// the TAP device, unless told not to.
+pub fn joined_by_ports(joined: bool) {
+    let mut lab = Lab::new(2, 1500);
+    for (number, peers) in [(1, &[][..]), (2, &[address(1)])] {
+        let mut options = Options::new(None, peers);
+        options.extra = vec![format!("--port-gro={joined}")];
+        lab.start(number, Kind::Meshctl, &options);
+    }
+    lab.await_full_mesh(&[1, 2]);
+    let containers = [lab.attach(1, "10.40.0.1/16"), lab.attach(2, "10.40.0.2/16")];
+    for id in containers {
+        furnish(&lab, id, false);
+    }
+    lab.ping_all(&containers, 56);
+    let taken = || {
+        let report = lab.report(1);
+        let count = |name| at(&report, name).as_u64().unwrap();
+        [
+            count("/Meshctl/Local/RxFrames"),
+            count("/Meshctl/Local/RxBytes"),
+        ]
+    };
+    let average = || {
+        let before = taken();
+        lab.transfer(containers[0], containers[1], 4 << 20);
+        let after = taken();
+        (after[1] - before[1]) / (after[0] - before[0])
+    };
+    if joined {
+        // A port is switched soon after it has come.
+        wait::until("segments to be joined", || {
+            let average = average();
+            wait::check(average > 4000, || format!("{average} bytes in a frame"))
+        });
+    } else {
+        assert!(average() < 1500);
     }
 }
 

@@ -134,6 +134,11 @@ pub struct LaunchArgs {
           default_value = "true", hide_default_value = true, hide_possible_values = true,
           action = ArgAction::Set, value_parser = go_bool, value_name = "BOOL")]
     port_gro: bool,
+    /// Pass runs of datagrams through the kernel as one where it can
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "true", hide_default_value = true, hide_possible_values = true,
+          action = ArgAction::Set, value_parser = go_bool, value_name = "BOOL")]
+    udp_offload: bool,
     /// Subnets whose hosts exchange frames with us unencrypted, if they trust us too: CIDR,...
     #[arg(long, value_name = "CIDR,...", value_delimiter = ',',
           action = ArgAction::Set, value_parser = trusted_subnet)]
@@ -306,6 +311,7 @@ impl LaunchArgs {
             bridge: (!self.relay_only).then_some(self.weave_bridge),
             tap: self.tap.into(),
             port_gro: self.port_gro,
+            udp_offload: self.udp_offload,
             mtu: (self.mtu > 0).then_some(self.mtu),
             trusted_subnets: self.trusted_subnets.into_iter().flatten().collect(),
             allocation,

@@ -44,6 +44,7 @@ fn config(number: u8, port: u16, password: Option<&str>) -> RouterConfig {
         },
         bind: address(number),
         device: None,
+        udp_offload: true,
         channels: Vec::new(),
         seed: [number; 32],
     }
