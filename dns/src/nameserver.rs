@@ -193,6 +193,21 @@ impl Nameserver {
         Ok(Some(Update::new(now, [entry])))
     }
 
+    /// Takes up own names of a former life, with their versions. What lies outside of the domain is
+    /// left out, and so is what is nobody's or somebody else's.
+    pub fn restore(&mut self, former: impl IntoIterator<Item = Entry>) {
+        for entry in former {
+            let is_ours = entry.key.origin == self.ours && entry.mark.is_live();
+            if is_ours
+                && self.domain.contains(&entry.key.hostname)
+                && self.table.spelling_of(&entry.key).is_none()
+            {
+                self.table.merge(entry);
+            }
+        }
+        self.publish();
+    }
+
     /// Deletes own entries. Returns what to broadcast, if any matched.
     pub fn delete(&mut self, which: &Selection<'_>, now: i64) -> Option<Update> {
         // The shortest way to all that may match.

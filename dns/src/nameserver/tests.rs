@@ -328,6 +328,34 @@ fn tombstones_live_half_an_hour() {
 }
 
 #[test]
+fn a_former_life_goes_on() {
+    let ours: PeerName = "::a".parse().unwrap();
+    let mut nameserver = Nameserver::new(ours, "weave.local.".parse().unwrap());
+    let entry = |host: &str, origin: &str, version, tombstone| Entry {
+        key: Key {
+            hostname: host.to_owned(),
+            origin: origin.parse().unwrap(),
+            container: "c".to_owned(),
+            addr: [10, 0, 0, 1].into(),
+        },
+        mark: Mark { version, tombstone },
+    };
+    let former = entry("a.weave.local.", "::a", 4, 0);
+    nameserver.restore([
+        former.clone(),
+        entry("A.weave.local.", "::a", 9, 0),
+        entry("b.weave.local.", "::b", 0, 0),
+        entry("c.weave.local.", "::a", 1, 5),
+        entry("d.example.com.", "::a", 0, 0),
+    ]);
+    assert_eq!(table_of(&nameserver), [former]);
+    // Others know it at the same version: no news.
+    let payload = Update::new(9, table_of(&nameserver)).encode();
+    let received = nameserver.on_gossip(&payload, 9, |_| true).unwrap();
+    assert!(received.pass_on.is_none() && received.corrected.is_none());
+}
+
+#[test]
 fn skewed_clocks_are_told_of_and_tolerated() {
     let origin: PeerName = "::b".parse().unwrap();
     let entry = |host: &str, tombstone| Entry {

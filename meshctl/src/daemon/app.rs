@@ -98,7 +98,7 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
             }
             None => None,
         },
-        names: start_names(&mut config, identity.name).await?,
+        names: start_names(&mut config, identity.name, &store).await?,
     };
     let (device, tap) = match &config.bridge {
         Some(name) => {
@@ -116,7 +116,8 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
     )?;
     let handle = router.handle();
     if let Some(service) = &services.names {
-        tokio::spawn(names::spread(service.names().clone(), handle.clone()));
+        let names = service.names().clone();
+        tokio::spawn(names::spread(names, handle.clone(), store.clone()));
     }
     if let Some(ipam) = &services.ipam {
         ipam.join(handle.clone(), router.members());
@@ -261,11 +262,16 @@ fn begin(config: &Config, store: &Store) -> anyhow::Result<Beginning> {
 async fn start_names(
     config: &mut Config,
     ours: PeerName,
+    store: &Store,
 ) -> anyhow::Result<Option<Arc<NameService>>> {
     let Some(names_config) = config.names.take() else {
         return Ok(None);
     };
-    let names = Names::new(ours, names_config.domain.clone());
+    let former = names::former(store, ours)?;
+    if !former.is_empty() {
+        tracing::info!("{} names are those of the daemon before", former.len());
+    }
+    let names = Names::new(ours, names_config.domain.clone(), former);
     let service = NameService::start(names, names_config, config.bridge.clone()).await?;
     Ok(Some(Arc::new(service)))
 }

@@ -135,8 +135,8 @@ pub fn come_and_go(kinds: [Kind; 3], password: Option<&str>) {
     lab.await_names(SOON, &all, &rest);
 }
 
-/// The names of a host that ends go with it. When it is back it has none, and the others do not
-/// bring back those of its former life.
+/// The names of a host that ends go with it. When it is back so are they, if it is ours; an original
+/// has forgotten them, and the others do not bring them back.
 pub fn host_ends(kinds: [Kind; 3], end: End) {
     let mut lab = Lab::with_names(&kinds, None);
     for number in 1..=3 {
@@ -153,14 +153,26 @@ pub fn host_ends(kinds: [Kind; 3], end: End) {
     lab.await_names(wait::PATIENCE, &[1, 2], &rest);
     lab.start(3, kinds[2], &options(3, None));
     lab.await_full_mesh(&[1, 2, 3]);
-    lab.await_names(wait::PATIENCE, &[1, 2, 3], &rest);
-    lab.add_name(3, "web3", "c", "10.0.0.4");
-    let again = [("web1", 1), ("web2", 2), ("web3", 3)];
-    lab.await_names(wait::PATIENCE, &[1, 2, 3], &again);
+    if kinds[2] == Kind::Weaver {
+        lab.await_names(wait::PATIENCE, &[1, 2, 3], &rest);
+        lab.add_name(3, "web3", "c", "10.0.0.4");
+        lab.add_name(3, "old", "c", "10.0.0.3");
+    }
+    lab.await_names(wait::PATIENCE, &[1, 2, 3], &all);
+    // What is deleted now does not come back with the next life.
+    lab.delete_names(3, "?fqdn=old.weave.local");
+    let rest = [("web1", 1), ("web2", 2), ("web3", 3)];
+    lab.await_names(SOON, &[1, 2, 3], &rest);
+    if kinds[2] == Kind::Meshctl {
+        lab.crash(3);
+        lab.start(3, kinds[2], &options(3, None));
+        lab.await_full_mesh(&[1, 2, 3]);
+        lab.await_names(wait::PATIENCE, &[1, 2, 3], &rest);
+    }
 }
 
-/// A daemon that returns before the others have missed it finds its old names with them, and they
-/// go, since nobody here knows them any more.
+/// A daemon that returns before the others have missed it finds its old names with them. Ours knows
+/// them too; those of an original go, since it does not.
 pub fn quick_return(kinds: [Kind; 2]) {
     let mut lab = Lab::with_names(&kinds, None);
     lab.add_name(1, "stays", "c", "10.0.0.1");
@@ -172,6 +184,12 @@ pub fn quick_return(kinds: [Kind; 2]) {
     lab.start(2, kinds[1], &options(2, None));
     lab.plug(2, true);
     lab.await_full_mesh(&[1, 2]);
+    let expected = match kinds[1] {
+        Kind::Meshctl => &[("stays", 1), ("goes", 2)][..],
+        Kind::Weaver => &[("stays", 1)],
+    };
+    lab.await_names(wait::PATIENCE, &[1, 2], expected);
+    lab.delete_names(2, "");
     lab.await_names(wait::PATIENCE, &[1, 2], &[("stays", 1)]);
 }
 

@@ -44,9 +44,10 @@ pub enum Added {
 }
 
 impl Names {
-    /// No names yet, for the peer `ours`.
-    pub fn new(ours: PeerName, domain: Domain) -> Arc<Self> {
-        let nameserver = Nameserver::new(ours, domain.clone()).tolerating_skew();
+    /// The names that the peer `ours` had before, if any.
+    pub fn new(ours: PeerName, domain: Domain, former: Vec<Entry>) -> Arc<Self> {
+        let mut nameserver = Nameserver::new(ours, domain.clone()).tolerating_skew();
+        nameserver.restore(former);
         Arc::new(Self {
             ours,
             domain,
@@ -136,10 +137,10 @@ impl Names {
     }
 
     /// Waits for something to broadcast.
-    pub async fn outgoing(&self) -> Box<dyn GossipData> {
+    pub async fn outgoing(&self) -> Update {
         loop {
             if let Some(update) = self.lock().outgoing.take() {
-                return super::channel::boxed(update);
+                return update;
             }
             self.changed.notified().await;
         }

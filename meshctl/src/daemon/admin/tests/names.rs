@@ -11,7 +11,7 @@ const OURS: &str = "02:00:00:00:00:0a";
 
 async fn served() -> (Served, Arc<NameService>) {
     let domain: dns::Domain = "weave.local".parse().unwrap();
-    let names = Names::new(OURS.parse().unwrap(), domain.clone());
+    let names = Names::new(OURS.parse().unwrap(), domain.clone(), Vec::new());
     let config = NamesConfig {
         domain,
         listen: Listen::Given("127.0.0.1:0".parse().unwrap()),
