@@ -49,6 +49,8 @@ mod mesh {
         they_relay_plain => meshes::chain([M, W, M], None);
         they_relay_encrypted => meshes::chain([M, W, M], PASSWORD);
         one_at_either_end => meshes::chain([W, W, M], PASSWORD);
+        from_shuttle_to_sleeve_plain => meshes::chain([M, M, W], None);
+        from_shuttle_to_sleeve_encrypted => meshes::chain([M, M, W], PASSWORD);
         we_relay_twice => meshes::long_chain([W, M, M, W], PASSWORD);
         alternating_relays => meshes::long_chain([M, W, M, W], PASSWORD);
         detour_through_us => meshes::detour([W, M, W], PASSWORD);
