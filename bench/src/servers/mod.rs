@@ -4,7 +4,7 @@
 //! host 2: dnsperf, knot (upstream) ---- veth ---- host 1: the server under test
 //! ```
 //!
-//! Local names are A records in `weave.local`; forwarded ones lie in `example.test`, for which a
+//! Local names are A records in `weave.local`; forwarded ones lie in `example.net`, for which a
 //! knot on the other host has the authority, with a TTL of 0, so that no cache can answer instead.
 //!
 //! [`load`] makes the load, [`table`] the tables. What the servers are told keeps them comparable:
@@ -114,7 +114,7 @@ pub fn local_name(index: usize) -> String {
 
 /// A name that is forwarded.
 pub fn forwarded_name(index: usize) -> String {
-    format!("host-{index:05}.example.test")
+    format!("host-{index:05}.example.net")
 }
 
 /// The address behind either.
@@ -131,7 +131,7 @@ impl Stage {
     /// Builds the hosts, and starts the server with so many names.
     pub fn build(server: Server, count: usize, meshctl: &Path) -> Result<Self> {
         let mut lab = Lab::back_to_back(1500);
-        let mut servers = vec![knot(&lab, HOSTS.1, "example.test", FORWARDED_COUNT, 0)?];
+        let mut servers = vec![knot(&lab, HOSTS.1, "example.net", FORWARDED_COUNT, 0)?];
         await_answer(&lab, HOSTS.1, HOSTS.1, &forwarded_name(0));
         match server {
             Server::Meshctl => daemon(&mut lab, Kind::Meshctl, count, Some(meshctl))?,
