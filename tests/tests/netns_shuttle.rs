@@ -37,7 +37,7 @@ fn what_both_trust_is_seen() {
             PASSWORD,
             Some("10.0.0.0/8,192.168.0.0/16,172.16.0.0/12"),
             true,
-        )
+        );
     });
 }
 
