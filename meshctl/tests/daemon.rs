@@ -38,7 +38,7 @@ fn two_hosts_become_a_mesh() {
         &address,
     ]);
     let line = two.wait_until(&["status", "connections"], |text| {
-        text.contains(" established ")
+        text.contains(" established ") && text.contains(" shuttle ")
     });
     let expected = format!(
         "-> {:<21} established encrypted   shuttle 00:00:00:00:00:01(one) encrypted=truemtu=",

@@ -28,7 +28,7 @@ mod session;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::{ConnectionUid, PeerName};
 
@@ -57,8 +57,11 @@ use rekey::Keys;
 pub use rekey::RekeyLimits;
 use session::{Incoming, Outgoing};
 
-/// Heartbeats at the short interval before they become rarer.
-const EAGER_PROBES: u32 = 10;
+/// Heartbeats before they become rarer.
+const EAGER_PROBES: u32 = 15;
+/// The first of them follow each other faster, beginning with this interval, since the first may
+/// overtake our hello.
+const FIRST_PROBE: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 enum State {
@@ -191,8 +194,12 @@ impl Shuttle {
             State::Refused(reason) => Some(reason),
             State::Prepared | State::Greeting { .. } => Some("shuttle: no answer to our hello"),
             State::Ready { .. } if self.is_worn => Some("shuttle: no new keys in time"),
-            State::Ready { .. } if !self.is_heard => Some("UDP does not reach the neighbour"),
-            State::Ready { .. } => None,
+            State::Ready { .. } if self.is_heard => None,
+            // Some two seconds.
+            State::Ready { .. } if !self.was_heard && self.probe_count <= EAGER_PROBES / 2 => {
+                Some("shuttle: waiting for the neighbour to hear us")
+            }
+            State::Ready { .. } => Some("UDP does not reach the neighbour"),
         }
     }
 
@@ -731,8 +738,11 @@ impl Shuttle {
             SHUTTLE_HEARTBEAT
         } else {
             self.probe_count = self.probe_count.saturating_add(1);
-            let doublings = self.probe_count.saturating_sub(EAGER_PROBES).min(8);
-            (FAST_HEARTBEAT * (1 << doublings)).min(SHUTTLE_PROBE_MAX)
+            let rarer = self.probe_count.saturating_sub(EAGER_PROBES).min(8);
+            let first = FIRST_PROBE * (1 << self.probe_count.saturating_sub(1).min(8));
+            let interval = (FAST_HEARTBEAT * (1 << rarer)).min(SHUTTLE_PROBE_MAX);
+            // 20 ms doubled eight times is beyond the longest of these.
+            interval.min(first)
         };
         self.heartbeat_at = Some(now + interval);
         self.send_note(&heartbeat(self.uid), out);
