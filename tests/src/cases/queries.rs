@@ -602,8 +602,10 @@ pub fn skewed_clock(third: Kind) {
     let mut lab = Lab::new(3, 1500);
     let script = lab.directory(2).join("meshctl-ahead");
     let meshctl = crate::node::meshctl().display();
+    // The program `faketime` would stay between us and the daemon, which then outlives it.
     let text = format!(
-        "#!/bin/sh\nexport FAKETIME_DONT_FAKE_MONOTONIC=1\nexec faketime -f +20m {meshctl} \"$@\"\n"
+        "#!/bin/sh\nexport FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME=+20m\n\
+         export LD_PRELOAD='/usr/$LIB/faketime/libfaketime.so.1'\nexec {meshctl} \"$@\"\n"
     );
     fs::write(&script, text).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
