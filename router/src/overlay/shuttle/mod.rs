@@ -195,10 +195,7 @@ impl Shuttle {
             State::Prepared | State::Greeting { .. } => Some("shuttle: no answer to our hello"),
             State::Ready { .. } if self.is_worn => Some("shuttle: no new keys in time"),
             State::Ready { .. } if self.is_heard => None,
-            // Some two seconds.
-            State::Ready { .. } if !self.was_heard && self.probe_count <= EAGER_PROBES / 2 => {
-                Some("shuttle: waiting for the neighbour to hear us")
-            }
+            State::Ready { .. } if !self.hears => Some("no UDP comes from the neighbour"),
             State::Ready { .. } => Some("UDP does not reach the neighbour"),
         }
     }
