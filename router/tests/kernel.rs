@@ -23,6 +23,7 @@ use router::mesh::MeshConfig;
 use router::offload::coalesce::Joined;
 use router::offload::segment::{Segments, Wanted};
 use router::offload::{Checksum, Gso, GsoKind, Offload};
+use router::overlay::negotiate::SUPPORTED;
 use router::wire::intro::Versions;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -167,13 +168,14 @@ async fn bridge(netlink: &Netlink, ports: &[&str]) {
     }
 }
 
-/// The next frame of an EtherType. The kernel's own, such as IPv6 neighbour discovery, come along.
-fn next_frame(tap: &mut dyn TapDevice, ether_type: [u8; 2]) -> (Vec<u8>, Offload) {
+/// The next frame with the Ethernet header of `like`. The kernel's own, such as IPv6 neighbour
+/// discovery, come along.
+fn next_frame(tap: &mut dyn TapDevice, like: &[u8]) -> (Vec<u8>, Offload) {
     let mut buffer = vec![0; MAX_FRAME_LEN];
     loop {
         wait_readable(tap.fd());
         let (len, offload) = tap.read(&mut buffer).unwrap();
-        if buffer[12..14] == ether_type {
+        if buffer[..14] == like[..14] {
             return (buffer[..len].to_vec(), offload);
         }
     }
@@ -199,7 +201,7 @@ fn frames_cross_a_bridge_between_two_taps() {
                     .copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 9]);
                 frame[12..14].copy_from_slice(&[0x88, 0xb5]);
                 left.write_frame(&frame).unwrap();
-                let got = next_frame(&mut *right, [0x88, 0xb5]);
+                let got = next_frame(&mut *right, &frame);
                 assert!(got == (frame, Offload::NONE), "{len} bytes changed");
             }
             let mut buffer = [0; 64];
@@ -266,7 +268,6 @@ fn super_frames_cross_a_bridge() {
                 continue;
             }
             let (frame, offload) = super_frame(is_udp);
-            let ether_type = [frame[12], frame[13]];
             let header_len = if is_udp { 14 + 40 + 8 } else { 14 + 20 + 20 };
             // In two parts, as joined frames are.
             let joined = Joined {
@@ -275,12 +276,12 @@ fn super_frames_cross_a_bridge() {
                 parts: &[0..1054, 1054..frame.len()],
             };
             left.write(&frame, &joined).unwrap();
-            let got = next_frame(&mut *right, ether_type);
+            let got = next_frame(&mut *right, &frame);
             assert!(got == (frame.clone(), offload), "{:?}", got.1);
             let mut pieces = Segments::new(&frame, &offload, Wanted::Complete).unwrap();
             let mut count = 0;
             while let Some(piece) = pieces.next() {
-                let got = next_frame(&mut *plain, ether_type);
+                let got = next_frame(&mut *plain, &frame);
                 assert!(got == (piece.to_vec(), Offload::NONE), "piece {count}");
                 count += 1;
             }
@@ -311,7 +312,7 @@ fn plain_tap_takes_back_the_offloads_of_its_last_user() {
         left.write(&frame, &joined).unwrap();
         let mut pieces = Segments::new(&frame, &offload, Wanted::Complete).unwrap();
         while let Some(piece) = pieces.next() {
-            let (got, _) = next_frame(&mut kept, [8, 0]);
+            let (got, _) = next_frame(&mut kept, &frame);
             assert!(got == piece.to_vec());
         }
     });
@@ -435,7 +436,22 @@ fn tcp_crosses(left_kind: Choice, right_kind: Choice) {
             patiently(stream.read_exact(&mut echo)).await.unwrap();
             assert!(echo == sent, "changed on the way");
 
-            let status = handle.status().await.unwrap();
+            // Frames may cross by sleeve until shuttle is up.
+            let status = patiently(async {
+                loop {
+                    let status = handle.status().await.unwrap();
+                    if status
+                        .data
+                        .links
+                        .iter()
+                        .any(|link| link.overlay == "shuttle")
+                    {
+                        return status;
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            })
+            .await;
             assert_eq!(status.data.links.len(), 1, "{status:#?}");
             let link = &status.data.links[0];
             // 1400 less the headers: IP, UDP, sealed packet, record, Ethernet.
@@ -480,7 +496,7 @@ async fn host(netlink: &Netlink, number: u8, kind: Choice) -> Router {
             nickname: format!("host{number}"),
             password: Password::new(*b"secret"),
             versions: Versions::default(),
-            overlays: vec!["sleeve".to_owned()],
+            overlays: SUPPORTED.iter().map(|name| (*name).to_owned()).collect(),
             port: PORT,
             discovery: true,
             conn_limit: CONN_LIMIT,

@@ -94,11 +94,12 @@ pub fn no_udp(kinds: [Kind; 2], password: Option<&str>) {
     }
     let containers = attach_one_each(&mut lab, &[1, 2]);
     for weather in [true, false, true] {
+        // Between blanks, for the reason of a fall-back names overlays, too.
         let overlay = if weather {
-            "stream"
+            " stream "
         } else {
             lab.set_weather(Weather::default());
-            "shuttle"
+            " shuttle "
         };
         for number in [1, 2] {
             let found = lab.await_connection(number, "established", overlay);
