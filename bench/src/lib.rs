@@ -14,6 +14,7 @@ pub mod interrupt;
 pub mod measure;
 pub mod meter;
 pub mod plot;
+pub mod program;
 pub mod report;
 pub mod servers;
 pub mod systems;

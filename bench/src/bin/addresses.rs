@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use bench::interrupt;
 use bench::meter::{Meter, resident_mb};
+use bench::program;
 use bench::report::{Sample, Spread};
 use clap::Parser;
 use host::netns::Netns;
@@ -100,11 +101,7 @@ fn main() -> Result<()> {
         Some(_) => kinds.push(Kind::Weaver),
         None => eprintln!("without the original: WEAVER does not name its program"),
     }
-    let program = match &args.meshctl {
-        Some(program) => program.clone(),
-        None => std::env::current_exe()?.with_file_name("meshctl"),
-    };
-    let program = std::path::absolute(program)?;
+    let program = program::meshctl(args.meshctl.as_deref())?;
     let mut samples: Vec<(Kind, Vec<Sample>)> =
         kinds.iter().map(|kind| (*kind, Vec::new())).collect();
     for number in 0..args.rounds {

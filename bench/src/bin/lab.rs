@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use bench::interrupt;
 use bench::measure::{self, Guesses, Plan};
 use bench::plot;
+use bench::program;
 use bench::report::{Results, Sample};
 use bench::systems::{Programs, Stage, System, Underlay, Wire};
 use clap::Parser;
@@ -67,7 +68,7 @@ fn main() -> Result<ExitCode> {
     );
     interrupt::listen()?;
     let programs = Programs {
-        meshctl: meshctl(args.meshctl.as_deref())?,
+        meshctl: program::meshctl(args.meshctl.as_deref())?,
     };
     let congestion = match &args.congestion {
         Some(congestion) => congestion.clone(),
@@ -175,15 +176,6 @@ fn chosen(args: &Args, programs: &Programs) -> Result<Vec<System>> {
         }
     }
     Ok(systems)
-}
-
-/// Path of our program, absolute because daemons run in directories of their own.
-fn meshctl(given: Option<&Path>) -> Result<PathBuf> {
-    let path = match given {
-        Some(path) => path.to_owned(),
-        None => std::env::current_exe()?.with_file_name("meshctl"),
-    };
-    std::path::absolute(&path).with_context(|| path.display().to_string())
 }
 
 /// Processor, cores and kernel.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bench::interrupt;
+use bench::program;
 use bench::servers::load::Rate;
 use bench::servers::table::{Column, Samples};
 use bench::servers::{FORWARDED_COUNT, Server, Stage, forwarded_name, local_name};
@@ -55,11 +56,7 @@ fn main() -> Result<ExitCode> {
     if args.short {
         (args.rounds, args.secs, args.names) = (1, 1, vec![10]);
     }
-    let meshctl = match &args.meshctl {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("meshctl"),
-    };
-    let meshctl = std::path::absolute(meshctl)?;
+    let meshctl = program::meshctl(args.meshctl.as_deref())?;
     let given = args.servers.clone();
     let all = if given.is_empty() {
         Server::ALL.to_vec()

@@ -135,13 +135,14 @@ struct Paxos {
     quorum: usize,
 }
 
+/// A part of the range and its owner, as the report has it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Entry {
-    size: u32,
-    peer: String,
-    nickname: String,
-    is_known_peer: bool,
+pub(super) struct Entry {
+    pub(super) size: u32,
+    pub(super) peer: String,
+    pub(super) nickname: String,
+    pub(super) is_known_peer: bool,
 }
 
 /// Who owns how much, ourselves first, and what keeps anybody waiting.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::off;
+use crate::cli::status::Entry;
 use crate::cli::{Failure, Global, output};
 use crate::client::Client;
 use crate::form;
@@ -72,15 +73,6 @@ struct Allocation {
     #[serde(rename = "ActiveIPs")]
     active_count: u32,
     entries: Option<Vec<Entry>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Entry {
-    size: u32,
-    peer: String,
-    nickname: String,
-    is_known_peer: bool,
 }
 
 #[derive(Debug, Deserialize)]
