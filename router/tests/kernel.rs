@@ -426,10 +426,15 @@ fn tcp_crosses(left_kind: Choice, right_kind: Choice) {
                 .connect(vec!["10.8.0.1".to_owned()], false)
                 .await
                 .unwrap();
-            // Its first tries go nowhere, until the routers have met.
-            let mut stream = patiently(TcpStream::connect("10.9.0.1:1234"))
-                .await
-                .unwrap();
+            // Nobody is there until the routers have met.
+            let mut stream = patiently(async {
+                loop {
+                    if let Ok(stream) = TcpStream::connect("10.9.0.1:1234").await {
+                        return stream;
+                    }
+                }
+            })
+            .await;
             let sent: Vec<u8> = (0..=250).cycle().take(TRANSFER_LEN).collect();
             let mut echo = vec![0; TRANSFER_LEN];
             patiently(stream.write_all(&sent)).await.unwrap();
