@@ -6,237 +6,43 @@
 )]
 
 use std::hint::black_box;
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bench::engines::{self, Net};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use crypto_secretbox::XSalsa20Poly1305;
 use crypto_secretbox::aead::{AeadInPlace, KeyInit};
-use proto::{ConnectionUid, MacAddr, PeerName, PeerUid, ShortId};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use router::LinkId;
+use proto::MacAddr;
 use router::crypto::aead::{AeadKey, Suite};
 use router::crypto::secretbox;
 use router::crypto::session::{KeyPair, Password, SessionKey};
-use router::dataplane::{Command, DataOptions, DataPlane, Event, LinkConfig};
 use router::offload::coalesce::Coalescer;
 use router::offload::segment::{Segments, Wanted};
 use router::offload::{Checksum, Delivery, Gso, GsoKind, Offload, checksum};
 use router::switch::Switch;
-use router::topology::{Peers, Routes};
 use router::wire::ethernet::Frame;
 
 /// Frames in one batch, as the IO side takes them.
 const BATCH_LEN: usize = 64;
-const PATH_MTU: u16 = 1500;
 
-fn name(index: usize) -> PeerName {
-    PeerName::from_u64(index as u64 + 1).unwrap()
+fn mac(host: u16) -> MacAddr {
+    engines::mac(host)
 }
 
-fn address(index: usize) -> SocketAddr {
-    SocketAddr::from(([10, 0, 0, 1], 6783 + u16::try_from(index).unwrap()))
+fn frame(source: MacAddr, destination: MacAddr, len: usize) -> Vec<u8> {
+    engines::frame(source, destination, len).unwrap()
 }
 
-fn mac(host: u8, number: u16) -> MacAddr {
+/// A station of a big network.
+fn station(host: u8, number: u16) -> MacAddr {
     let [a, b] = number.to_be_bytes();
-    MacAddr([2, 0, 0, host, a, b])
+    MacAddr([2, 1, 0, host, a, b])
 }
 
 fn key() -> SessionKey {
     let (ours, theirs) = (KeyPair::new([1; 32]), KeyPair::new([2; 32]));
     let password = Password::new(*b"secret").unwrap();
     ours.agree(theirs.public(), &password).unwrap()
-}
-
-/// An IPv4 frame with DF set.
-fn frame(source: MacAddr, destination: MacAddr, len: usize) -> Vec<u8> {
-    let mut frame = [&destination.0[..], &source.0, &[8, 0, 0x45, 0]].concat();
-    frame.extend(u16::try_from(len - 14).unwrap().to_be_bytes());
-    frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0, 10, 2, 0, 1, 10, 2, 0, 2]);
-    frame.resize(len, 0x55);
-    frame
-}
-
-/// Routes of each peer in a chain of `count`.
-fn routes(count: usize) -> Vec<Arc<Routes>> {
-    let mut rng = StdRng::seed_from_u64(1);
-    let mut all: Vec<Peers> = Vec::new();
-    for index in 0..count {
-        let id = ShortId(u16::try_from(index).unwrap());
-        let mut peers = Peers::new(name(index), "", PeerUid(index as u64 + 1), id);
-        for other in [index.wrapping_sub(1), index + 1] {
-            if other < count {
-                let uid = PeerUid(other as u64 + 1);
-                peers
-                    .introduce(name(other), uid, "", None, true, &mut rng)
-                    .unwrap();
-                peers.add_connection(name(other), "10.0.0.1:6783", index < other);
-                peers.establish_connection(name(other));
-            }
-        }
-        all.push(peers);
-    }
-    let payloads: Vec<_> = all
-        .iter()
-        .map(|peers| peers.encode([peers.ours().name]))
-        .collect();
-    for peers in &mut all {
-        for payload in &payloads {
-            peers.apply(payload, &mut rng).unwrap();
-        }
-    }
-    let routes = all.iter().map(|peers| Arc::new(Routes::calculate(peers)));
-    routes.collect()
-}
-
-fn new_engine(name: PeerName, now: Instant) -> DataPlane {
-    let entropy = Box::new(StdRng::seed_from_u64(name.as_u64()));
-    DataPlane::new(name, DataOptions::default(), entropy, now)
-}
-
-/// A chain of engines with their links up.
-struct Chain {
-    engines: Vec<DataPlane>,
-    now: Instant,
-    /// Datagrams on their way: sender, address and bytes. The buffers are kept.
-    wire: Vec<(usize, SocketAddr, Vec<u8>)>,
-    used: usize,
-}
-
-impl Chain {
-    fn new(count: usize, overlay: &str, key: Option<&SessionKey>) -> Self {
-        let now = Instant::now();
-        let mut chain = Self {
-            engines: (0..count)
-                .map(|index| new_engine(name(index), now))
-                .collect(),
-            now,
-            wire: Vec::new(),
-            used: 0,
-        };
-        for (engine, routes) in chain.engines.iter_mut().zip(routes(count)) {
-            engine.handle_command(Command::Routes(routes), now);
-        }
-        for dialler in 0..count - 1 {
-            for (index, other) in [(dialler, dialler + 1), (dialler + 1, dialler)] {
-                let outbound = index == dialler;
-                let config = LinkConfig {
-                    link: LinkId(dialler as u64),
-                    peer: name(other),
-                    uid: ConnectionUid(7),
-                    outbound,
-                    local: address(index),
-                    remote: outbound.then(|| address(other)),
-                    key: key.cloned(),
-                    overlays: vec![overlay.to_owned()],
-                };
-                let engine = &mut chain.engines[index];
-                engine.handle_command(Command::AddLink(Box::new(config)), now);
-            }
-            for index in [dialler + 1, dialler] {
-                let confirm = Command::Confirm(LinkId(dialler as u64));
-                chain.engines[index].handle_command(confirm, now);
-            }
-        }
-        while chain.step() > 0 {}
-        let start = frame(mac(0, 1), MacAddr::BROADCAST, 64);
-        let last = count - 1;
-        let back = frame(mac(u8::try_from(last).unwrap(), 1), MacAddr::BROADCAST, 64);
-        for (index, frame) in [(0, start), (last, back)] {
-            chain.engines[index].handle_frame(&frame, &Offload::NONE, now);
-            chain.engines[index].flush();
-            while chain.step() > 0 {}
-        }
-        for engine in &chain.engines {
-            let status = engine.status(now);
-            assert!(
-                status
-                    .links
-                    .iter()
-                    .all(|link| link.mtu < PATH_MTU && link.established && link.overlay == overlay)
-            );
-            assert_eq!(status.macs.len(), 2);
-        }
-        chain
-    }
-
-    /// Takes a batch of frames at the first engine, and counts those that come out.
-    fn carry(&mut self, frames: &[Vec<u8>]) -> usize {
-        for frame in frames {
-            self.engines[0].handle_frame(frame, &Offload::NONE, self.now);
-        }
-        self.engines[0].flush();
-        let mut delivered = 0;
-        loop {
-            let (sent, got) = self.exchange();
-            delivered += got;
-            if sent == 0 {
-                return delivered;
-            }
-        }
-    }
-
-    fn step(&mut self) -> usize {
-        self.exchange().0
-    }
-
-    /// Hands over all datagrams and control messages once.
-    fn exchange(&mut self) -> (usize, usize) {
-        let mut sent = 0;
-        for index in 0..self.engines.len() {
-            let mut too_long = Vec::new();
-            while let Some(transmit) = self.engines[index].poll_transmit() {
-                for datagram in transmit.datagrams() {
-                    if transmit.df && datagram.len() + 28 > usize::from(PATH_MTU) {
-                        too_long.push(transmit.link);
-                        continue;
-                    }
-                    if self.used == self.wire.len() {
-                        self.wire.push((0, transmit.to, Vec::new()));
-                    }
-                    let place = &mut self.wire[self.used];
-                    self.used += 1;
-                    (place.0, place.1) = (index, transmit.to);
-                    place.2.clear();
-                    place.2.extend_from_slice(datagram);
-                }
-            }
-            for link in too_long {
-                self.engines[index].handle_too_long(link, PATH_MTU, self.now);
-                sent += 1;
-            }
-            while let Some(event) = self.engines[index].poll_event() {
-                if let Event::Control(link, control) = event {
-                    let dialler = usize::try_from(link.0).unwrap();
-                    let other = if index == dialler {
-                        dialler + 1
-                    } else {
-                        dialler
-                    };
-                    self.engines[other].handle_command(Command::Control(link, control), self.now);
-                    sent += 1;
-                }
-            }
-        }
-        let mut delivered = 0;
-        for (from, to, bytes) in &mut self.wire[..self.used] {
-            let index = usize::from(to.port() - 6783);
-            let engine = &mut self.engines[index];
-            for delivery in engine.handle_datagram(address(*from), bytes, self.now) {
-                black_box(&bytes[delivery.range.clone()]);
-                delivered += 1;
-            }
-            sent += 1;
-        }
-        self.used = 0;
-        for engine in &mut self.engines {
-            engine.flush();
-        }
-        (sent, delivered)
-    }
 }
 
 fn seal_and_open(criterion: &mut Criterion) {
@@ -329,18 +135,22 @@ fn switching(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     for count in [10, 10_000] {
         let now = Instant::now();
-        let mut switch = Switch::new(name(0));
+        let mut switch = Switch::new(engines::name(0).unwrap());
         let local: Vec<_> = (0..count)
-            .map(|number| frame(mac(0, number), mac(1, (number * 7919) % count), 64))
+            .map(|number| frame(station(0, number), station(1, (number * 7919) % count), 64))
             .collect();
         let remote: Vec<_> = (0..count)
-            .map(|number| frame(mac(1, number), mac(0, (number * 7919) % count), 64))
+            .map(|number| frame(station(1, number), station(0, (number * 7919) % count), 64))
             .collect();
         let (mut here, mut there) = (local.iter().cycle(), remote.iter().cycle());
         for _ in 0..count {
             let (out, back) = (here.next().unwrap(), there.next().unwrap());
             switch.captured(&Frame::new_checked(out).unwrap(), now);
-            switch.arrived(name(1), &Frame::new_checked(back).unwrap(), now);
+            switch.arrived(
+                engines::name(1).unwrap(),
+                &Frame::new_checked(back).unwrap(),
+                now,
+            );
         }
         group.bench_function(BenchmarkId::new("captured", count), |bencher| {
             bencher.iter(|| {
@@ -351,7 +161,7 @@ fn switching(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("arrived", count), |bencher| {
             bencher.iter(|| {
                 let frame = Frame::new_checked(there.next().unwrap()).unwrap();
-                black_box(switch.arrived(name(1), &frame, now))
+                black_box(switch.arrived(engines::name(1).unwrap(), &frame, now))
             });
         });
     }
@@ -364,7 +174,7 @@ const SEGMENT_COUNT: usize = 46;
 
 /// TCP over IPv4, as long as a packet can be, its checksum still open.
 fn super_frame() -> (Vec<u8>, Offload) {
-    let mut frame = frame(mac(0, 1), mac(1, 1), 14);
+    let mut frame = frame(mac(0), mac(1), 14);
     let len = 40 + SEGMENT_LEN * SEGMENT_COUNT;
     frame[12..14].copy_from_slice(&[8, 0]);
     frame.extend([0x45, 0]);
@@ -449,7 +259,7 @@ fn offloads(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn engines(criterion: &mut Criterion) {
+fn chains(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("frame to frame");
     for (hops, count) in [("direct", 2), ("relayed", 3)] {
         for (overlay, key) in [
@@ -458,17 +268,17 @@ fn engines(criterion: &mut Criterion) {
             ("shuttle", None),
             ("shuttle", Some(key())),
         ] {
-            let mut chain = Chain::new(count, overlay, key.as_ref());
+            let mut chain = Net::chain(count, overlay, key.as_ref()).unwrap();
             let kind = if key.is_some() { "sealed" } else { "plain" };
             for len in [64, 1400] {
                 for batch in [1, BATCH_LEN] {
-                    let far = u8::try_from(count - 1).unwrap();
-                    let frames = vec![frame(mac(0, 1), mac(far, 1), len); batch];
-                    assert_eq!(chain.carry(&frames), batch);
+                    let far = u16::try_from(count - 1).unwrap();
+                    let frames = vec![frame(mac(0), mac(far), len); batch];
+                    assert_eq!(chain.carry(0, &frames).unwrap(), batch);
                     group.throughput(Throughput::Elements(batch as u64));
                     let id = format!("{overlay}, {hops}, {kind}, {len} B, batch of {batch}");
                     group.bench_function(id, |bencher| {
-                        bencher.iter(|| black_box(chain.carry(&frames)));
+                        bencher.iter(|| black_box(chain.carry(0, &frames).unwrap()));
                     });
                 }
             }
@@ -477,9 +287,121 @@ fn engines(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// What a frame costs a host with many neighbours, to and from each in turn.
+fn many_peers(criterion: &mut Criterion) {
+    const LEN: usize = 1400;
+    // The same number of frames whatever the number of neighbours, long enough for a clock.
+    const FRAME_COUNT: usize = 1600;
+    let mut group = criterion.benchmark_group("many peers");
+    group.throughput(Throughput::Elements(FRAME_COUNT as u64));
+    let key = key();
+    for peers in [2, 20, 200] {
+        let mut star = Net::star(peers, "shuttle", Some(&key)).unwrap();
+        for burst in [1, 8] {
+            let to = |number: usize| 1 + number / burst % peers;
+            let senders: Vec<_> = (0..FRAME_COUNT).map(to).collect();
+            let host = |index: &usize| mac(u16::try_from(*index).unwrap());
+            let outward = |index| frame(mac(0), host(index), LEN);
+            let frames: Vec<_> = senders.iter().map(outward).collect();
+            let id = BenchmarkId::new(format!("send, bursts of {burst}"), peers);
+            group.bench_function(id, |bencher| {
+                bencher.iter(|| {
+                    let batches = frames.chunks(burst);
+                    let sent = batches.map(|batch| star.send_only(0, batch)).sum::<usize>();
+                    assert_eq!(sent, FRAME_COUNT);
+                });
+            });
+            let inward = |index| frame(host(index), mac(0), LEN);
+            let frames: Vec<_> = senders.iter().map(inward).collect();
+            let id = BenchmarkId::new(format!("receive, bursts of {burst}"), peers);
+            group.bench_function(id, |bencher| {
+                bencher.iter_custom(|rounds| {
+                    let mut took = Duration::ZERO;
+                    for _ in 0..rounds {
+                        let mut arriving = star.prepare(&senders, &frames).unwrap();
+                        let started = Instant::now();
+                        let received = star.receive(0, &mut arriving).unwrap();
+                        took += started.elapsed();
+                        assert_eq!(received, FRAME_COUNT);
+                    }
+                    took
+                });
+            });
+        }
+    }
+    group.finish();
+    memory_of_links(&key);
+}
+
+/// Says what memory a link takes: what is free once an engine is gone, with many and with few.
+#[expect(clippy::print_stdout, reason = "a result of the bench")]
+fn memory_of_links(key: &SessionKey) {
+    const FRAMES_EACH: usize = 2000;
+    for busy in [false, true] {
+        let of = |peers: usize| {
+            let mut star = Net::star(peers, "shuttle", Some(key)).unwrap();
+            if busy {
+                let senders: Vec<_> = (0..peers * FRAMES_EACH).map(|n| 1 + n % peers).collect();
+                let host = |index: &usize| mac(u16::try_from(*index).unwrap());
+                let frames = senders.iter().map(|index| frame(host(index), mac(0), 64));
+                let frames: Vec<_> = frames.collect();
+                let mut arriving = star.prepare(&senders, &frames).unwrap();
+                star.receive(0, &mut arriving).unwrap();
+                let back = senders.iter().map(|index| frame(mac(0), host(index), 64));
+                for frame in back {
+                    star.send_only(0, &[frame]);
+                }
+            }
+            let before = heap::in_use();
+            let first = star.remove_first();
+            drop(first);
+            f64::from(u32::try_from(before - heap::in_use()).unwrap()) / 1e3
+        };
+        let (few, many) = (of(2), of(200));
+        let each = (many - few) / 198.0;
+        let kind = if busy { "after traffic" } else { "idle" };
+        println!(
+            "memory of an engine, {kind}: with 2 links {few:.0} KB, with 200 links {many:.0} KB, \
+             {each:.1} KB for each further one"
+        );
+    }
+}
+
+/// An allocator that counts.
+#[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
+mod heap {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    struct Counting(AtomicUsize);
+
+    #[global_allocator]
+    static COUNTING: Counting = Counting(AtomicUsize::new(0));
+
+    /// Bytes that are allocated and not freed.
+    pub(super) fn in_use() -> usize {
+        COUNTING.0.load(Ordering::Relaxed)
+    }
+
+    // SAFETY: all is left to the system's allocator, as it was asked for.
+    unsafe impl GlobalAlloc for Counting {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            self.0.fetch_add(layout.size(), Ordering::Relaxed);
+            // SAFETY: the caller's promises are those that the system's allocator asks for.
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+            self.0.fetch_sub(layout.size(), Ordering::Relaxed);
+            // SAFETY: `place` comes from `alloc` above, with this layout.
+            unsafe { System.dealloc(place, layout) }
+        }
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
-    targets = seal_and_open, aead_seal_and_open, switching, offloads, engines
+    targets = seal_and_open, aead_seal_and_open, switching, offloads, chains, many_peers
 }
 criterion_main!(benches);

@@ -38,8 +38,8 @@ pub const LIMITED: &str = "_limited";
 /// What a column of [`METRICS`] is when it says nothing about the system but about the machine.
 pub const FOREIGN: &str = "foreign_cores";
 
-/// The columns, in order.
-pub const METRICS: [Metric; 10] = [
+/// The columns, in order. Those that nobody has measured are left out.
+pub const METRICS: [Metric; 12] = [
     Metric {
         key: "tcp1_gbps",
         title: "TCP 1 stream, Gbit/s",
@@ -86,6 +86,16 @@ pub const METRICS: [Metric; 10] = [
         digits: 1,
     },
     Metric {
+        key: "steady_lost_ppm",
+        title: "lost at a steady rate, ppm",
+        digits: 0,
+    },
+    Metric {
+        key: "steady_dropped",
+        title: "of it by routers, packets",
+        digits: 0,
+    },
+    Metric {
         key: FOREIGN,
         title: "busy with other things, cores",
         digits: 2,
@@ -95,7 +105,27 @@ pub const METRICS: [Metric; 10] = [
 impl Results {
     /// Names a system, which fixes its place in the tables.
     pub fn announce(&mut self, system: &str) {
-        self.systems.push((system.to_owned(), Vec::new()));
+        if !self.systems.iter().any(|(name, _)| name == system) {
+            self.systems.push((system.to_owned(), Vec::new()));
+        }
+    }
+
+    /// Adds what another run has given.
+    pub fn merge(&mut self, other: Self) {
+        if self.machine.is_empty() {
+            self.machine = other.machine;
+        }
+        if !self.command.is_empty() {
+            self.command.push_str("; ");
+        }
+        self.command.push_str(&other.command);
+        for (system, samples) in other.systems {
+            self.announce(&system);
+            for sample in samples {
+                self.push(&system, sample);
+            }
+        }
+        self.failures.extend(other.failures);
     }
 
     /// Adds one round of a system.
@@ -148,16 +178,25 @@ impl Results {
         })
     }
 
+    /// The metrics that any system has.
+    pub fn measured(&self) -> Vec<&'static Metric> {
+        let samples = || self.systems.iter().flat_map(|(_, samples)| samples);
+        let mut metrics = METRICS.iter().collect::<Vec<_>>();
+        metrics.retain(|metric| samples().any(|sample| sample.contains_key(metric.key)));
+        metrics
+    }
+
     fn render(&self, cell: impl Fn(&[Sample], &Metric) -> Option<String>) -> String {
+        let metrics = self.measured();
         let mut table = String::from("| system |");
-        for metric in &METRICS {
+        for metric in &metrics {
             let _ = write!(table, " {} |", metric.title);
         }
         table.push_str("\n|---|");
-        table.push_str(&"---|".repeat(METRICS.len()));
+        table.push_str(&"---|".repeat(metrics.len()));
         for (system, samples) in &self.systems {
             let _ = write!(table, "\n| {system} |");
-            for metric in &METRICS {
+            for metric in &metrics {
                 let _ = write!(
                     table,
                     " {} |",
@@ -226,8 +265,23 @@ mod tests {
         assert_eq!(results.median("a", "tcp1_gbps"), Some(3.0));
         assert_eq!(results.median("b", "tcp1_gbps"), Some(1.0));
         assert_eq!(results.median("c", "tcp1_gbps"), None);
-        assert!(results.table().contains("| a | 3.00 (1.00-4.00) | - |"));
+        assert!(results.table().contains("| a | 3.00 (1.00-4.00) |\n"));
         assert!(results.ratios("b").contains("| a | 3.00 |"));
+    }
+
+    #[test]
+    fn runs_are_put_together() {
+        let mut results = Results::default();
+        for (first, second) in [("a", 1.0), ("b", 2.0), ("a", 3.0)].map(|(name, value)| {
+            let mut run = Results::default();
+            run.push(name, sample(value));
+            (name, run)
+        }) {
+            results.merge(second);
+            assert!(results.median(first, "tcp1_gbps").is_some());
+        }
+        assert_eq!(results.median("a", "tcp1_gbps"), Some(2.0));
+        assert_eq!(results.systems.len(), 2);
     }
 
     #[test]
@@ -240,8 +294,8 @@ mod tests {
         results.push("fast", Sample::from([rate.clone(), limited.clone()]));
         results.push("late", Sample::from([rate.clone()]));
         let table = results.table();
-        assert!(table.contains("| fast | - | - | ≥ 100 |"), "{table}");
-        assert!(table.contains("| late | - | - | 100 |"), "{table}");
+        assert!(table.contains("| fast | ≥ 100 |\n"), "{table}");
+        assert!(table.contains("| late | 100 |"), "{table}");
         assert!(table.find("late") < table.find("fast"));
     }
 }

@@ -3,17 +3,18 @@
 #![expect(clippy::print_stdout, reason = "the tables are what it is for")]
 
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bench::interrupt;
-use bench::measure::{self, Guesses, Plan};
+use bench::measure::{self, Load, Plan};
 use bench::plot;
 use bench::program;
-use bench::report::{Results, Sample};
+use bench::report::Results;
+use bench::rounds;
 use bench::systems::{Programs, Stage, System, Underlay, Wire};
 use clap::Parser;
 
@@ -22,8 +23,9 @@ use clap::Parser;
 /// the original's program.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Rounds; each takes every system once, every other round in reverse order
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..1000))]
+    /// Rounds; each takes every system once, every other round in reverse order; 0: only show what
+    /// earlier runs found
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(..1000))]
     rounds: u32,
     /// Seconds of each TCP load
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..600))]
@@ -31,9 +33,15 @@ struct Args {
     /// One short round, without packet rates, of what matters most: whether it works at all
     #[arg(long)]
     short: bool,
-    /// Systems to measure, separated by commas [default: all that are here]
-    #[arg(long, value_enum, value_delimiter = ',')]
+    /// Systems to measure, separated by commas [default: all of the usual ones that are here]
+    #[arg(long, value_enum, value_delimiter = ',', hide_possible_values = true)]
     systems: Vec<System>,
+    /// List the systems, and what is missing for those that cannot be measured here
+    #[arg(long)]
+    list: bool,
+    /// Loads to put on, separated by commas
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "tcp,rtt,udp")]
+    loads: Vec<Load>,
     /// What the underlay lets through
     #[arg(long, value_enum, default_value = "veth")]
     wire: Wire,
@@ -46,12 +54,15 @@ struct Args {
     /// Congestion control of TCP [default: this machine's]
     #[arg(long)]
     congestion: Option<String>,
-    /// Leave out the search for packet rates
-    #[arg(long)]
-    no_udp: bool,
+    /// Send so many thousand datagrams per second, too, and count those that get lost
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..1000))]
+    steady: Option<u32>,
     /// Write all samples to this file
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Add to what earlier runs wrote to that file, and show all of it
+    #[arg(long, requires = "json")]
+    append: bool,
     /// Draw medians and ranges into this file
     #[arg(long)]
     svg: Option<PathBuf>,
@@ -62,76 +73,23 @@ struct Args {
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    ensure!(
-        rustix::process::geteuid().is_root(),
-        "network namespaces need root"
-    );
-    interrupt::listen()?;
     let programs = Programs {
         meshctl: program::meshctl(args.meshctl.as_deref())?,
     };
-    let congestion = match &args.congestion {
-        Some(congestion) => congestion.clone(),
-        None => fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")?,
-    };
-    let congestion = congestion.trim().to_owned();
-    let plan = Plan {
-        duration: Duration::from_secs(if args.short { 1 } else { args.secs }),
-        rtt_duration: Duration::from_secs(if args.short { 1 } else { 2 }),
-        udp: !args.short && !args.no_udp,
-        congestion: congestion.clone(),
-    };
-    let underlay = Underlay {
-        wire: args.wire,
-        loss: args.loss,
-        delay: Duration::from_millis(args.delay),
-    };
-    let rounds = if args.short { 1 } else { args.rounds };
-    let systems = chosen(&args, &programs)?;
-    let mut results = Results {
-        machine: format!("{}, TCP {congestion}", machine()?),
-        command: command(),
-        ..Results::default()
-    };
-    for system in &systems {
-        results.announce(system.name());
+    if args.list {
+        list(&programs);
+        return Ok(ExitCode::SUCCESS);
     }
-
-    let mut guesses = vec![Guesses::new(); systems.len()];
-    'rounds: for number in 0..rounds {
-        let mut order: Vec<_> = systems.iter().copied().zip(0_usize..).collect();
-        if number % 2 == 1 {
-            order.reverse();
-        }
-        for (system, index) in order {
-            let started = Instant::now();
-            let guesses: &mut Guesses = guesses.get_mut(index).context("too few guesses")?;
-            let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<Sample> {
-                let stage = Stage::build(system, &underlay, &programs)?;
-                measure::round(&stage, &plan, guesses)
-            }));
-            if interrupt::asked() {
-                break 'rounds;
-            }
-            match outcome.unwrap_or_else(|panic| Err(anyhow!(text_of(&*panic)))) {
-                Ok(sample) => results.push(system.name(), sample),
-                Err(error) => {
-                    let text = format!("{error:#}");
-                    eprintln!("{system}: {text}");
-                    results.failures.push((system.name().to_owned(), text));
-                }
-            }
-            let seconds = started.elapsed().as_secs();
-            eprintln!(
-                "round {} of {rounds}: {system:<20} {seconds:>4} s",
-                number + 1
-            );
-            if let Some(path) = &args.json {
-                let text = serde_json::to_string_pretty(&results)?;
-                fs::write(path, text).with_context(|| path.display().to_string())?;
-            }
-        }
-    }
+    let results = if args.rounds == 0 {
+        earlier(&args)?
+    } else {
+        ensure!(
+            rustix::process::geteuid().is_root(),
+            "network namespaces need root"
+        );
+        interrupt::listen()?;
+        measure_all(&args, &programs)?
+    };
     print(&results);
     if let Some(path) = &args.svg {
         fs::write(path, plot::svg(&results)?).with_context(|| path.display().to_string())?;
@@ -145,6 +103,94 @@ fn main() -> Result<ExitCode> {
     })
 }
 
+fn measure_all(args: &Args, programs: &Programs) -> Result<Results> {
+    let congestion = match &args.congestion {
+        Some(congestion) => congestion.clone(),
+        None => fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")?,
+    };
+    let congestion = congestion.trim().to_owned();
+    let duration = Duration::from_secs(if args.short { 1 } else { args.secs });
+    let mut plan = Plan {
+        loads: args.loads.clone(),
+        duration,
+        rtt_duration: duration.min(Duration::from_secs(2)),
+        steady: args.steady.map(|thousands| f64::from(thousands) * 1e3),
+        congestion: congestion.clone(),
+    };
+    if args.short {
+        plan.loads.retain(|load| *load != Load::Udp);
+    }
+    let underlay = Underlay {
+        wire: args.wire,
+        loss: args.loss,
+        delay: Duration::from_millis(args.delay),
+    };
+    let systems = chosen(args, programs)?;
+    let mut results = if args.append {
+        earlier(args)?
+    } else {
+        Results::default()
+    };
+    let already = results.systems.iter().map(|(_, samples)| samples.len());
+    let already = u32::try_from(already.max().unwrap_or(0))?;
+    let mut guesses: Vec<_> = systems
+        .iter()
+        .map(|(name, _)| measure::guesses(&results, name))
+        .collect();
+    let mut run = Results {
+        machine: format!("{}, TCP {congestion}", machine()?),
+        command: command(),
+        ..Results::default()
+    };
+    for (name, _) in &systems {
+        run.announce(name);
+    }
+    results.merge(run);
+    let rounds = if args.short { 1 } else { args.rounds };
+    let rounds = already..already + rounds;
+    let failures = rounds::alternate(rounds, &systems, |index, name, system| {
+        let guesses = guesses.get_mut(index).context("too few guesses")?;
+        let stage = Stage::build(*system, &underlay, programs)?;
+        results.push(name, measure::round(&stage, &plan, guesses)?);
+        save(args, &results)
+    });
+    results.failures.extend(failures);
+    save(args, &results)?;
+    Ok(results)
+}
+
+/// What earlier runs have written.
+fn earlier(args: &Args) -> Result<Results> {
+    let path = args.json.as_ref().context("no --json to read from")?;
+    match fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text).with_context(|| path.display().to_string()),
+        Err(error) if error.kind() == ErrorKind::NotFound && args.rounds > 0 => {
+            Ok(Results::default())
+        }
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+fn save(args: &Args, results: &Results) -> Result<()> {
+    let Some(path) = &args.json else {
+        return Ok(());
+    };
+    let text = serde_json::to_string_pretty(results)?;
+    fs::write(path, text).with_context(|| path.display().to_string())
+}
+
+fn list(programs: &Programs) {
+    let usual = System::usual();
+    for system in System::ALL {
+        let note = match system.missing(programs) {
+            Some(why) => format!(" (not here: {why})"),
+            None if usual.contains(&system) => String::new(),
+            None => " (only when named)".to_owned(),
+        };
+        println!("{system:<24}{}{note}", system.about());
+    }
+}
+
 /// A number from 0 to below 1.
 fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
@@ -153,14 +199,14 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
-/// The systems asked for, or those that can be measured here.
-fn chosen(args: &Args, programs: &Programs) -> Result<Vec<System>> {
+/// The systems asked for, or those that can be measured here, with their names.
+fn chosen(args: &Args, programs: &Programs) -> Result<Vec<(String, System)>> {
     let mut systems = args.systems.clone();
     if systems.is_empty() {
         systems = if args.short {
             System::SHORT.to_vec()
         } else {
-            System::ALL.to_vec()
+            System::usual()
         };
         systems.retain(|system| match system.missing(programs) {
             None => true,
@@ -175,7 +221,8 @@ fn chosen(args: &Args, programs: &Programs) -> Result<Vec<System>> {
             return Err(anyhow!("{system}: {why}"));
         }
     }
-    Ok(systems)
+    let named = |system: System| (system.name().to_owned(), system);
+    Ok(systems.into_iter().map(named).collect())
 }
 
 /// Processor, cores and kernel.
@@ -201,24 +248,12 @@ fn command() -> String {
     std::env::args().map(base).collect::<Vec<_>>().join(" ")
 }
 
-/// Message of a panic.
-fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("panicked").to_owned()
-}
-
 fn print(results: &Results) {
     println!("{}\n`{}`\n", results.machine, results.command);
     println!("{}", results.table());
-    for reference in [
-        System::RawVeth,
-        System::Sleeve {
-            kinds: [tests::node::Kind::Weaver; 2],
-            sealed: true,
-        },
-    ] {
-        if results.median(reference.name(), "tcp1_gbps").is_some() {
+    for reference in System::REFERENCES {
+        let samples = |name: &str| results.systems.iter().find(|(found, _)| found == name);
+        if samples(reference.name()).is_some_and(|(_, samples)| !samples.is_empty()) {
             println!(
                 "Divided by {reference}:\n\n{}",
                 results.ratios(reference.name())

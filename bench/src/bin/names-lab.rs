@@ -2,7 +2,6 @@
 
 #![expect(clippy::print_stdout, reason = "the tables are what it is for")]
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use bench::interrupt;
 use bench::program;
+use bench::rounds;
 use bench::servers::load::Rate;
 use bench::servers::table::{Column, Samples};
 use bench::servers::{FORWARDED_COUNT, Server, Stage, forwarded_name, local_name};
@@ -72,36 +72,18 @@ fn main() -> Result<ExitCode> {
         }
     }
     let mut samples = Samples::default();
-    let mut failures = Vec::new();
-    'rounds: for round in 0..args.rounds {
-        let mut order = servers.clone();
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for server in order {
-            for (index, count) in args.names.iter().enumerate() {
-                let measured = catch_unwind(AssertUnwindSafe(|| {
-                    measure(server, *count, index == 0, &args, &meshctl, &mut samples)
-                }));
-                if interrupt::asked() {
-                    break 'rounds;
-                }
-                let measured = measured.unwrap_or_else(|_| Err(anyhow!("see above")));
-                if let Err(error) = measured {
-                    eprintln!("{server}: {error:#}");
-                    failures.push(format!("{server}: {error:#}"));
-                }
-                eprintln!(
-                    "round {} of {}: {server}, {count} names",
-                    round + 1,
-                    args.rounds
-                );
-            }
-        }
-    }
+    let counts = || args.names.iter().copied().enumerate();
+    let tasks = |server: Server| {
+        let of = move |(index, count)| (format!("{server}, {count} names"), (server, index, count));
+        counts().map(of)
+    };
+    let tasks: Vec<_> = servers.into_iter().flat_map(tasks).collect();
+    let failures = rounds::alternate(0..args.rounds, &tasks, |_, _, (server, index, count)| {
+        measure(*server, *count, *index == 0, &args, &meshctl, &mut samples)
+    });
     print(&args, &samples);
-    for failure in &failures {
-        println!("{failure}");
+    for (task, text) in &failures {
+        println!("{task} failed: {text}");
     }
     Ok(if interrupt::asked() {
         ExitCode::from(interrupt::EXIT_CODE)

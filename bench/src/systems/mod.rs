@@ -13,6 +13,7 @@
 //! The hosts and their daemons are those of the tests' [`Lab`], whose calls panic when something
 //! does not work; so do [`Stage::build`] and what else says so.
 
+pub mod mesh;
 pub mod peers;
 mod underlay;
 
@@ -20,15 +21,16 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::ValueEnum;
 use host::netns::{Netns, Resident};
 use host::stage::INTERFACE;
 use tests::lab::{self, ContainerId, Lab};
-use tests::node::{self, Kind, Options};
+use tests::node::{self, Kind};
 
+use mesh::Mesh;
 use peers::{Layer, Peer};
-use underlay::{VXLAN, add_vxlan, join_bridges, restore_offloads};
+use underlay::{VXLAN, add_vxlan, join_bridges, kernel_has_vxlan, restore_offloads};
 
 pub use underlay::{Underlay, Wire};
 
@@ -40,8 +42,6 @@ pub const OVERLAY_MTU: u32 = 1410;
 /// IP and ICMP headers.
 const PING_HEADERS: usize = 28;
 
-/// Of hosts that seal.
-const PASSWORD: &str = "correct horse battery staple";
 /// A system to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum System {
@@ -53,29 +53,29 @@ pub enum System {
     Vxlan,
     /// Another program.
     Peer(Peer),
-    /// Two routers that speak sleeve.
-    Sleeve {
-        /// The router of the sender, and that of the receiver.
-        kinds: [Kind; 2],
-        /// With a password.
-        sealed: bool,
-    },
+    /// Routers, ours or the original's.
+    Mesh(&'static Mesh),
 }
-
-use Kind::{Meshctl, Weaver};
 
 impl System {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 21] = [
         Self::RawVeth,
         Self::RawBridge,
         Self::Vxlan,
-        Self::sleeve([Weaver, Weaver], true),
-        Self::sleeve([Weaver, Weaver], false),
-        Self::sleeve([Meshctl, Meshctl], true),
-        Self::sleeve([Meshctl, Meshctl], false),
-        Self::sleeve([Meshctl, Weaver], true),
-        Self::sleeve([Weaver, Meshctl], true),
+        Self::Mesh(Mesh::WEAVER),
+        Self::Mesh(Mesh::WEAVER_CLEAR),
+        Self::Mesh(Mesh::TO_WEAVER),
+        Self::Mesh(Mesh::FROM_WEAVER),
+        Self::Mesh(Mesh::MESHCTL),
+        Self::Mesh(Mesh::TX_OFF),
+        Self::Mesh(Mesh::CHACHA),
+        Self::Mesh(Mesh::REKEY),
+        Self::Mesh(Mesh::CLEAR),
+        Self::Mesh(Mesh::BY_SLEEVE),
+        Self::Mesh(Mesh::BY_SLEEVE_TX_OFF),
+        Self::Mesh(Mesh::NO_OFFLOAD),
+        Self::Mesh(Mesh::STREAM),
         Self::Peer(Peer::WireguardGo),
         Self::Peer(Peer::Nebula),
         Self::Peer(Peer::Tinc),
@@ -83,16 +83,37 @@ impl System {
         Self::Peer(Peer::Fastd),
     ];
 
-    /// Those of a short run: one that always works, ours, and what it is compared with.
-    pub const SHORT: [Self; 3] = [
-        Self::RawVeth,
-        Self::sleeve([Weaver, Weaver], true),
-        Self::sleeve([Meshctl, Meshctl], true),
+    /// Those of a run that nobody has named any for: what users have the choice of.
+    pub fn usual() -> Vec<Self> {
+        let particular = [
+            Self::Mesh(Mesh::WEAVER_CLEAR),
+            Self::Mesh(Mesh::REKEY),
+            Self::Mesh(Mesh::CLEAR),
+            Self::Mesh(Mesh::STREAM),
+        ];
+        let mut systems = Self::ALL.to_vec();
+        systems.retain(|system| !particular.contains(system));
+        systems
+    }
+
+    /// Those of a short run: ours, and what it is compared with.
+    pub const SHORT: [Self; 6] = [
+        Self::RawBridge,
+        Self::Vxlan,
+        Self::Mesh(Mesh::WEAVER),
+        Self::Mesh(Mesh::MESHCTL),
+        Self::Mesh(Mesh::TX_OFF),
+        Self::Mesh(Mesh::BY_SLEEVE),
     ];
 
-    const fn sleeve(kinds: [Kind; 2], sealed: bool) -> Self {
-        Self::Sleeve { kinds, sealed }
-    }
+    /// Those that others are divided by.
+    pub const REFERENCES: [Self; 5] = [
+        Self::RawVeth,
+        Self::RawBridge,
+        Self::Vxlan,
+        Self::Mesh(Mesh::WEAVER),
+        Self::Peer(Peer::WireguardGo),
+    ];
 
     /// As it is called on the command line and in tables.
     pub const fn name(self) -> &'static str {
@@ -101,29 +122,32 @@ impl System {
             Self::RawBridge => "raw-bridge",
             Self::Vxlan => "vxlan",
             Self::Peer(peer) => peer.name(),
-            Self::Sleeve { kinds, sealed } => match (kinds, sealed) {
-                ([Weaver, Weaver], true) => "weaver",
-                ([Weaver, Weaver], false) => "weaver-plain",
-                ([Meshctl, Meshctl], true) => "meshctl",
-                ([Meshctl, Meshctl], false) => "meshctl-plain",
-                ([Meshctl, Weaver], true) => "meshctl-to-weaver",
-                ([Meshctl, Weaver], false) => "meshctl-to-weaver-plain",
-                ([Weaver, Meshctl], true) => "weaver-to-meshctl",
-                ([Weaver, Meshctl], false) => "weaver-to-meshctl-plain",
-            },
+            Self::Mesh(mesh) => mesh.name,
+        }
+    }
+
+    /// What it is, in a line.
+    pub const fn about(self) -> &'static str {
+        match self {
+            Self::RawVeth => "from host to host, neither container nor overlay",
+            Self::RawBridge => "containers bridged straight onto the underlay",
+            Self::Vxlan => "the kernel's VXLAN, not encrypted",
+            Self::Peer(peer) => peer.about(),
+            Self::Mesh(mesh) => mesh.about,
         }
     }
 
     /// Why it cannot be measured here, if so.
     pub fn missing(self, programs: &Programs) -> Option<&'static str> {
         let kinds = match self {
-            Self::Sleeve { kinds, .. } => kinds,
+            Self::Mesh(mesh) => mesh.kinds,
             Self::Peer(peer) if !peer.is_installed() => return Some("it is not installed"),
+            Self::Vxlan if !kernel_has_vxlan() => return Some("the kernel has none"),
             _ => return None,
         };
-        if kinds.contains(&Weaver) && node::weaver().is_none() {
+        if kinds.contains(&Kind::Weaver) && node::weaver().is_none() {
             Some("WEAVER does not name the original's program")
-        } else if kinds.contains(&Meshctl) && !programs.meshctl.exists() {
+        } else if kinds.contains(&Kind::Meshctl) && !programs.meshctl.exists() {
             Some("there is no meshctl: build it, or name it with --meshctl")
         } else {
             None
@@ -157,6 +181,7 @@ pub struct Programs {
 /// A system that runs, ready for load. It goes away with the value.
 #[derive(Debug)]
 pub struct Stage {
+    system: System,
     lab: Lab,
     /// The containers of sender and receiver; without them, the hosts take their part.
     containers: Option<[ContainerId; 2]>,
@@ -192,20 +217,9 @@ impl Stage {
                 running = peer.start(&lab)?;
                 routers.extend(running.iter().map(Resident::pid));
             }
-            System::Sleeve { kinds, sealed } => {
-                for (number, kind) in [1, 2].into_iter().zip(kinds) {
-                    lab.start(number, kind, &options(number, sealed, programs));
-                    routers.push(lab.node(number).pid());
-                }
-                lab.await_full_mesh(&[1, 2]);
-                for number in [1, 2] {
-                    // The overlay knows how much goes into one datagram.
-                    let connection = lab.await_connection(number, "established", "mtu=");
-                    ensure!(
-                        connection.info.starts_with("encrypted") == sealed,
-                        "not as wanted: {connection:?}"
-                    );
-                }
+            System::Mesh(mesh) => {
+                mesh.start(&mut lab, programs);
+                routers.extend([1, 2].map(|number| lab.node(number).pid()));
             }
         }
         let containers = match system {
@@ -222,7 +236,7 @@ impl Stage {
                 _ => OVERLAY_MTU,
             };
             for container in [client, server] {
-                if !matches!(system, System::Sleeve { .. }) {
+                if !matches!(system, System::Mesh(mesh) if !mesh.offloads) {
                     restore_offloads(lab.container_netns(container))?;
                 }
                 if let System::Peer(peer) = system
@@ -234,6 +248,7 @@ impl Stage {
             lab.ping(client, server, usize::try_from(mtu)? - PING_HEADERS);
         }
         Ok(Self {
+            system,
             lab,
             containers,
             routers,
@@ -269,18 +284,12 @@ impl Stage {
     pub fn routers(&self) -> &[u32] {
         &self.routers
     }
-}
 
-fn options(number: usize, sealed: bool, programs: &Programs) -> Options {
-    let peers = if number == 1 {
-        vec![]
-    } else {
-        vec![lab::address(1)]
-    };
-    Options {
-        log_level: Some("info".to_owned()),
-        program: Some(programs.meshctl.clone()),
-        extra: vec![format!("--mtu={OVERLAY_MTU}")],
-        ..Options::new(sealed.then_some(PASSWORD), &peers)
+    /// Frames and datagrams that the routers have dropped so far, if they say.
+    pub fn dropped(&self) -> Option<u64> {
+        match self.system {
+            System::Mesh(mesh) => mesh.dropped(&self.lab),
+            _ => None,
+        }
     }
 }

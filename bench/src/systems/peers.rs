@@ -67,6 +67,17 @@ impl Peer {
         }
     }
 
+    /// What it is, in a line.
+    pub const fn about(self) -> &'static str {
+        match self {
+            WireguardGo => "WireGuard in userspace, ChaCha20-Poly1305, IP",
+            Nebula => "AES-256-GCM, IP",
+            Tinc => "release 1.0, AES-256-CBC with HMAC, Ethernet",
+            Vpncloud => "AES-GCM or ChaCha20-Poly1305, Ethernet",
+            Fastd => "Salsa20/12 with UMAC, Ethernet",
+        }
+    }
+
     /// What it carries.
     pub const fn layer(self) -> Layer {
         match self {

@@ -1,6 +1,7 @@
 //! What the kernel carries: bridges, VXLAN, and how the underlay treats long packets.
 
 use std::net::IpAddr;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -77,6 +78,15 @@ pub(super) fn join_bridges(lab: &Lab, port: &str, mtu: u32) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Whether the kernel knows VXLAN.
+pub(super) fn kernel_has_vxlan() -> bool {
+    let mut command = Command::new("unshare");
+    command.args(["--net", "ip", "link", "add", VXLAN, "type", "vxlan"]);
+    command.args(["id", "42", "dstport", "4789"]);
+    let status = command.stdin(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
 }
 
 pub(super) fn add_vxlan(lab: &Lab, number: usize) -> Result<()> {

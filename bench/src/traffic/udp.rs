@@ -40,9 +40,13 @@ pub struct Rate {
     pub generator_limited: bool,
 }
 
-struct Probe {
-    sent_per_second: f64,
-    loss: f64,
+/// What became of datagrams sent at one rate.
+#[derive(Debug, Clone, Copy)]
+pub struct Probe {
+    /// Datagrams per second that went out.
+    pub sent_per_second: f64,
+    /// Share of them that did not arrive.
+    pub loss: f64,
 }
 
 /// Searches by bisection, beginning near `guess` datagrams per second of `len` bytes.
@@ -95,7 +99,7 @@ fn passes(
 ) -> Result<Option<f64>> {
     for _ in 0..2 {
         interrupt::check()?;
-        let probe = probe(client, server, to, len, rate)?;
+        let probe = probe(client, server, to, len, rate, PROBE)?;
         if probe.loss < TOLERATED_LOSS {
             return Ok(Some(probe.sent_per_second));
         }
@@ -106,8 +110,16 @@ fn passes(
     Ok(None)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of one second")]
-fn probe(client: &Netns, server: &Netns, to: SocketAddr, len: usize, rate: f64) -> Result<Probe> {
+/// Sends `rate` datagrams per second of `len` bytes for `duration`.
+#[expect(clippy::cast_precision_loss, reason = "counts of seconds")]
+pub fn probe(
+    client: &Netns,
+    server: &Netns,
+    to: SocketAddr,
+    len: usize,
+    rate: f64,
+    duration: Duration,
+) -> Result<Probe> {
     let sink = server
         .run(move || UdpSocket::bind(to))?
         .context("cannot bind the sink")?;
@@ -126,7 +138,7 @@ fn probe(client: &Netns, server: &Netns, to: SocketAddr, len: usize, rate: f64) 
         move || count(&sink, len, &done)
     });
     let started = Instant::now();
-    let sent = send(&source, len, rate);
+    let sent = send(&source, len, rate, duration);
     let seconds = started.elapsed().as_secs_f64();
     done.store(true, Ordering::Relaxed);
     let received = receiver.join().map_err(|_| anyhow!("the sink panicked"))?;
@@ -137,20 +149,20 @@ fn probe(client: &Netns, server: &Netns, to: SocketAddr, len: usize, rate: f64) 
     })
 }
 
-/// Sends `len` bytes at `rate` for [`PROBE`]; returns how many datagrams went out.
+/// Sends `len` bytes at `rate` for `duration`; returns how many datagrams went out.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::cast_precision_loss,
-    reason = "counts of one second"
+    reason = "counts of seconds"
 )]
-fn send(socket: &UdpSocket, len: usize, rate: f64) -> Result<u64> {
+fn send(socket: &UdpSocket, len: usize, rate: f64, duration: Duration) -> Result<u64> {
     let mut batch = Batch::new(len, 0x5a);
     let mut sent = 0u64;
     let started = Instant::now();
     loop {
         let elapsed = started.elapsed();
-        if elapsed >= PROBE {
+        if elapsed >= duration {
             return Ok(sent);
         }
         let due = (elapsed.as_secs_f64() * rate) as u64;
