@@ -336,20 +336,23 @@ fn many_peers(criterion: &mut Criterion) {
 /// Says what memory a link takes: what is free once an engine is gone, with many and with few.
 #[expect(clippy::print_stdout, reason = "a result of the bench")]
 fn memory_of_links(key: &SessionKey) {
-    const FRAMES_EACH: usize = 2000;
+    // Of each neighbour, there and back: more than the replay window has in one piece.
+    const FRAMES: usize = 2000;
+    const ROUNDS: usize = 20;
     for busy in [false, true] {
         let of = |peers: usize| {
             let mut star = Net::star(peers, "shuttle", Some(key)).unwrap();
             if busy {
-                let senders: Vec<_> = (0..peers * FRAMES_EACH).map(|n| 1 + n % peers).collect();
+                let senders: Vec<_> = (0..peers * FRAMES).map(|n| 1 + n % peers).collect();
                 let host = |index: &usize| mac(u16::try_from(*index).unwrap());
-                let frames = senders.iter().map(|index| frame(host(index), mac(0), 64));
-                let frames: Vec<_> = frames.collect();
-                let mut arriving = star.prepare(&senders, &frames).unwrap();
-                star.receive(0, &mut arriving).unwrap();
-                let back = senders.iter().map(|index| frame(mac(0), host(index), 64));
-                for frame in back {
-                    star.send_only(0, &[frame]);
+                let inward = senders.iter().map(|index| frame(host(index), mac(0), 64));
+                let inward: Vec<_> = inward.collect();
+                for _ in 0..ROUNDS {
+                    let mut arriving = star.prepare(&senders, &inward).unwrap();
+                    star.receive(0, &mut arriving).unwrap();
+                    for index in &senders {
+                        star.send_only(0, &[frame(mac(0), host(index), 64)]);
+                    }
                 }
             }
             let before = heap::in_use();

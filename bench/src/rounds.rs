@@ -9,12 +9,23 @@ use anyhow::{Result, anyhow};
 
 use crate::interrupt;
 
+/// Whose turn it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn<'a> {
+    /// Number of the round.
+    pub round: u32,
+    /// Place in the list of what is measured.
+    pub index: usize,
+    /// Its name.
+    pub name: &'a str,
+}
+
 /// Measures each of `items`, which have names, in each of these rounds, and returns what did not
 /// work, by name. A panic counts as such; [`interrupt::asked`] ends it early.
 pub fn alternate<T>(
     rounds: Range<u32>,
     items: &[(String, T)],
-    mut measure: impl FnMut(usize, &str, &T) -> Result<()>,
+    mut measure: impl FnMut(Turn<'_>, &T) -> Result<()>,
 ) -> Vec<(String, String)> {
     let mut failures = Vec::new();
     for round in rounds.clone() {
@@ -24,7 +35,8 @@ pub fn alternate<T>(
         }
         for (index, (name, item)) in order {
             let started = Instant::now();
-            let outcome = catch_unwind(AssertUnwindSafe(|| measure(index, name, item)));
+            let turn = Turn { round, index, name };
+            let outcome = catch_unwind(AssertUnwindSafe(|| measure(turn, item)));
             if interrupt::asked() {
                 return failures;
             }
@@ -60,8 +72,8 @@ mod tests {
     fn every_other_round_is_reversed_and_failures_do_not_end_it() {
         let items = ["a", "b"].map(|name| (name.to_owned(), ()));
         let mut order = String::new();
-        let failures = alternate(0..3, &items, |index, name, ()| {
-            order.push_str(&format!("{name}{index} "));
+        let failures = alternate(0..3, &items, |turn, ()| {
+            order.push_str(&format!("{}{} ", turn.name, turn.index));
             match order.len() {
                 6 => Err(anyhow!("no")),
                 9 => panic!("never"),

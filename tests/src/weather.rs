@@ -20,6 +20,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 const LOOK: Duration = Duration::from_millis(20);
 /// Frames on their way at most; what comes on top is lost.
 const AIRBORNE: usize = 10_000;
+/// How long a frame may wait where the rate is bounded, some two round trips of a long way.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Frames taken from a host before the others get their turn.
 const BATCH: usize = 64;
 
@@ -40,6 +42,9 @@ pub struct Weather {
     pub delay: Duration,
     /// What may come on top, a different time for each frame, so that they overtake each other.
     pub jitter: Duration,
+    /// Bytes a second that pass in each direction, Ethernet headers included. What waits longer than
+    /// [`PATIENCE`] for its turn is lost.
+    pub rate: Option<f64>,
     /// Longest IP packet that gets through. Nobody is told of longer ones.
     pub longest: usize,
     /// Pairs of hosts, by number, between which no UDP gets through.
@@ -53,6 +58,7 @@ impl Default for Weather {
             duplicates: 0.0,
             delay: Duration::ZERO,
             jitter: Duration::ZERO,
+            rate: None,
             longest: usize::MAX,
             no_udp: Vec::new(),
         }
@@ -75,6 +81,7 @@ impl Sky {
             rng: StdRng::seed_from_u64(seed),
             airborne: BinaryHeap::new(),
             places: HashMap::new(),
+            free_at: HashMap::new(),
             sequence: 0,
         };
         let carrier = std::thread::spawn({
@@ -115,6 +122,8 @@ struct Carrier {
     airborne: BinaryHeap<Reverse<Flight>>,
     /// Hosts by Ethernet address.
     places: HashMap<Vec<u8>, usize>,
+    /// When the way from a host to another is free again, where the rate is bounded.
+    free_at: HashMap<(usize, usize), Instant>,
     sequence: u64,
 }
 
@@ -178,18 +187,38 @@ impl Carrier {
             if udp && weather.no_udp.iter().any(barred) {
                 continue;
             }
+            let Some(left_at) = self.leave(from, to, frame.len(), weather) else {
+                continue;
+            };
             let copies = 1 + usize::from(self.rng.random_bool(weather.duplicates));
             for _ in 0..copies {
                 if self.airborne.len() >= AIRBORNE || self.rng.random_bool(weather.loss) {
                     continue;
                 }
                 let jitter = weather.jitter.mul_f64(self.rng.random_range(0.0..=1.0));
-                let due = Instant::now() + weather.delay + jitter;
+                let due = left_at + weather.delay + jitter;
                 self.sequence += 1;
                 self.airborne
                     .push(Reverse((due, self.sequence, to, frame.to_vec())));
             }
         }
+    }
+
+    /// When a frame of this length is on its way, if it need not wait too long for that.
+    fn leave(&mut self, from: usize, to: usize, len: usize, weather: &Weather) -> Option<Instant> {
+        let now = Instant::now();
+        let Some(rate) = weather.rate else {
+            return Some(now);
+        };
+        let free_at = self.free_at.entry((from, to)).or_insert(now);
+        let begin = now.max(*free_at);
+        if begin - now > PATIENCE {
+            return None;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "the length of a frame")]
+        let takes = Duration::from_secs_f64(len as f64 / rate);
+        *free_at = begin + takes;
+        Some(*free_at)
     }
 
     /// Lets arrive what is due.

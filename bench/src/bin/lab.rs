@@ -51,6 +51,9 @@ struct Args {
     /// Milliseconds that each frame spends on the underlay
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..10_000))]
     delay: u64,
+    /// Megabits per second that the underlay carries in each direction
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..100_000))]
+    mbit: Option<u32>,
     /// Congestion control of TCP [default: this machine's]
     #[arg(long)]
     congestion: Option<String>,
@@ -124,6 +127,8 @@ fn measure_all(args: &Args, programs: &Programs) -> Result<Results> {
         wire: args.wire,
         loss: args.loss,
         delay: Duration::from_millis(args.delay),
+        rate: args.mbit.map(|mbit| f64::from(mbit) * 125e3),
+        seed: 0,
     };
     let systems = chosen(args, programs)?;
     let mut results = if args.append {
@@ -148,10 +153,15 @@ fn measure_all(args: &Args, programs: &Programs) -> Result<Results> {
     results.merge(run);
     let rounds = if args.short { 1 } else { args.rounds };
     let rounds = already..already + rounds;
-    let failures = rounds::alternate(rounds, &systems, |index, name, system| {
-        let guesses = guesses.get_mut(index).context("too few guesses")?;
+    let failures = rounds::alternate(rounds, &systems, |turn, system| {
+        let guesses = guesses.get_mut(turn.index).context("too few guesses")?;
+        // Another order of losses in every round, the same for all systems.
+        let underlay = Underlay {
+            seed: turn.round.into(),
+            ..underlay
+        };
         let stage = Stage::build(*system, &underlay, programs)?;
-        results.push(name, measure::round(&stage, &plan, guesses)?);
+        results.push(turn.name, measure::round(&stage, &plan, guesses)?);
         save(args, &results)
     });
     results.failures.extend(failures);

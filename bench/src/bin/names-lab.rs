@@ -78,7 +78,7 @@ fn main() -> Result<ExitCode> {
         counts().map(of)
     };
     let tasks: Vec<_> = servers.into_iter().flat_map(tasks).collect();
-    let failures = rounds::alternate(0..args.rounds, &tasks, |_, _, (server, index, count)| {
+    let failures = rounds::alternate(0..args.rounds, &tasks, |_, (server, index, count)| {
         measure(*server, *count, *index == 0, &args, &meshctl, &mut samples)
     });
     print(&args, &samples);

@@ -20,9 +20,6 @@ pub(super) const BRIDGE: &str = "weave";
 /// The kernel's device.
 pub(super) const VXLAN: &str = "vxlan0";
 
-/// Of the frames that are lost.
-const SEED: u64 = 1;
-
 /// How the underlay treats packets longer than its MTU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Wire {
@@ -34,25 +31,32 @@ pub enum Wire {
 }
 
 /// What is between the hosts.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Underlay {
     /// How it treats long packets, if it is fast.
     pub wire: Wire,
-    /// Share of frames that it loses, and the time that each takes. Unless both are nothing it is
-    /// made in user space: slow, and the same for all systems.
+    /// Share of frames that it loses. With this, a delay or a rate it is made in user space: slow,
+    /// and the same for all systems. Nothing crosses it that is longer than the MTU, and each packet
+    /// is lost by itself: of a super-packet as much as of one that was sent alone. Nothing is joined
+    /// on arrival.
     pub loss: f64,
-    /// See [`loss`](Self::loss).
+    /// The time that each frame takes.
     pub delay: Duration,
+    /// Bytes a second in each direction, if it bounds them.
+    pub rate: Option<f64>,
+    /// Decides which frames get lost.
+    pub seed: u64,
 }
 
 impl Underlay {
     /// Two hosts with this between them.
     pub(super) fn build(&self) -> Result<Lab> {
-        if self.loss > 0.0 || !self.delay.is_zero() {
-            let lab = Lab::outdoors(2, SEED);
+        if self.loss > 0.0 || !self.delay.is_zero() || self.rate.is_some() {
+            let lab = Lab::outdoors(2, self.seed);
             lab.set_weather(Weather {
                 loss: self.loss,
                 delay: self.delay,
+                rate: self.rate,
                 ..Weather::default()
             });
             return Ok(lab);
