@@ -6,8 +6,11 @@
 //! before the change or after it.
 //!
 //! The database is locked while it is open, so two daemons never share a state. Damage is found
-//! when it is opened or read. A file that is not ours is left as it is. After a failure of the disk
-//! the database has to be opened again, which is tried before the next use.
+//! when it is opened or read. A file that is damaged or not ours is left as it is: until the first
+//! change nothing is written ([`backend`]). After a failure of the disk the database has to be opened
+//! again, which is tried before the next use.
+
+mod backend;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,6 +28,8 @@ use redb::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use backend::Backend;
 
 /// What the path of the state file begins with, unless told otherwise.
 pub const DB_PREFIX: &str = "/var/lib/meshctl/";
@@ -61,7 +66,7 @@ struct Inner {
 
 #[derive(Debug)]
 enum Handle {
-    Open(Database),
+    Open(Database, Backend),
     /// The disk has failed under it; to be opened again.
     Lost,
     /// Damaged so that it has panicked.
@@ -222,10 +227,10 @@ impl Store {
                 .create(directory);
             made.map_err(|source| cannot_open(&path, source))?;
         }
-        let database = open_database(&path)?;
+        let handle = open_database(&path)?;
         Ok(Self(Arc::new(Inner {
             path,
-            database: RwLock::new(Handle::Open(database)),
+            database: RwLock::new(handle),
         })))
     }
 
@@ -240,7 +245,7 @@ impl Store {
     /// Reads all of it, to find damage that would show only later.
     pub fn check(&self) -> Result<(), StoreError> {
         let mut handle = (self.0.database.write()).unwrap_or_else(PoisonError::into_inner);
-        let Handle::Open(database) = &mut *handle else {
+        let Handle::Open(database, _) = &mut *handle else {
             return Ok(());
         };
         match unless_it_panics(|| database.check_integrity()) {
@@ -365,7 +370,7 @@ impl Store {
         &self,
         read: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.with(|database| {
+        self.with(|database, _| {
             let transaction = database.begin_read();
             read(&transaction.map_err(|error| self.damaged(&error))?)
         })
@@ -376,8 +381,9 @@ impl Store {
         &self,
         write: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), StoreError> {
-        let result = self.with(|database| {
+        let result = self.with(|database, backend| {
             let commit = || -> Result<(), redb::Error> {
+                backend.release()?;
                 let transaction = database.begin_write()?;
                 write(&transaction)?;
                 transaction.commit()?;
@@ -401,7 +407,7 @@ impl Store {
         };
         // redb lets nobody go on after that.
         let mut handle = (self.0.database.write()).unwrap_or_else(PoisonError::into_inner);
-        if matches!(*handle, Handle::Open(_)) {
+        if matches!(*handle, Handle::Open(..)) {
             *handle = Handle::Lost;
         }
         let mend = mend(source.kind());
@@ -414,12 +420,12 @@ impl Store {
 
     fn with<T>(
         &self,
-        call: impl FnOnce(&Database) -> Result<T, StoreError>,
+        call: impl FnOnce(&Database, &Backend) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         loop {
             let handle = (self.0.database.read()).unwrap_or_else(PoisonError::into_inner);
             match &*handle {
-                Handle::Open(database) => return call(database),
+                Handle::Open(database, backend) => return call(database, backend),
                 Handle::GivenUp => return Err(self.damaged(&NONSENSE)),
                 Handle::Closed => return Err(StoreError::Closed(self.0.path.clone())),
                 Handle::Lost => {}
@@ -435,7 +441,7 @@ impl Store {
             drop(handle);
             let mut handle = (self.0.database.write()).unwrap_or_else(PoisonError::into_inner);
             if matches!(*handle, Handle::Lost) {
-                *handle = Handle::Open(open_database(&self.0.path)?);
+                *handle = open_database(&self.0.path)?;
             }
         }
     }
@@ -512,10 +518,18 @@ fn recognise(path: &Path) -> Result<(), StoreError> {
     })
 }
 
-fn open_database(path: &Path) -> Result<Database, StoreError> {
-    let open = || Database::builder().set_cache_size(CACHE_LEN).create(path);
-    match unless_it_panics(open) {
-        Some(database) => database.map_err(|error| explain(path, error)),
+fn open_database(path: &Path) -> Result<Handle, StoreError> {
+    let file = (fs::File::options().read(true).write(true))
+        .create(true)
+        .truncate(false)
+        .open(path);
+    let file = file.map_err(|source| cannot_open(path, source))?;
+    let backend = Backend::new(file).map_err(|error| explain(path, error))?;
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_LEN);
+    match unless_it_panics(|| builder.create_with_backend(backend.clone())) {
+        Some(Ok(database)) => Ok(Handle::Open(database, backend)),
+        Some(Err(error)) => Err(explain(path, error)),
         None => Err(StoreError::Damaged {
             path: path.to_owned(),
             reason: NONSENSE.to_owned(),
