@@ -158,6 +158,7 @@ impl Server {
             .collect::<Result<Vec<_>, _>>()?;
         let addresses: Vec<SocketAddr> = bound.iter().map(|bound| bound.address).collect();
         let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
         let limits = config.limits;
         let responder = Responder::new(names, config.ttl);
         let upstream = Arc::new(Upstream::new(
@@ -166,6 +167,7 @@ impl Server {
             addresses.clone(),
             config.timeout,
             stop.clone(),
+            tasks.clone(),
         ));
         let shared = Arc::new(Shared {
             handler: Handler::new(responder.clone(), upstream.clone()),
@@ -176,7 +178,7 @@ impl Server {
             counters: Counters::default(),
             waiting: Shares::new(limits.waiting, limits.waiting_per_client),
             runtime: Handle::current(),
-            tasks: TaskTracker::new(),
+            tasks,
         });
         let mut server = Self {
             addresses,

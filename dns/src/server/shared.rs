@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use super::Limits;
 use super::handler::Handler;
 use super::upstream::Upstream;
-use crate::query::{self, Rcode, Received};
+use crate::query::{self, Query, Rcode, Received};
 use crate::relay;
 use crate::reply::{self, Transport};
 use crate::responder::Responder;
@@ -90,31 +90,54 @@ impl Shared {
         self.counters.took(Writers::Many, begun.elapsed(), 1);
     }
 
+    /// Asks upstream for the answer to a plain query, without a wait. Who gets the answer must not
+    /// take long.
+    pub(super) fn forward(
+        self: &Arc<Self>,
+        query: &Query<'_>,
+        packet: &[u8],
+        asked: Asked,
+        send: impl FnOnce(&[u8]) + Send + 'static,
+    ) {
+        let question_len = query.question.len();
+        let (shared, own) = (self.clone(), packet.to_vec());
+        let then = move |message: Option<Arc<[u8]>>| {
+            if let Received::Plain(query) = query::read(&own) {
+                send(&shared.finish(&query, asked, message.as_deref()));
+            }
+        };
+        self.upstream.ask_then(packet, question_len, Box::new(then));
+    }
+
+    /// The answer to a plain query from that of the servers upstream, or from their silence.
+    fn finish(&self, query: &Query<'_>, asked: Asked, message: Option<&[u8]>) -> Vec<u8> {
+        let (outcome, answer) = match message {
+            Some(message) => {
+                let answer = relay::relay(query.into(), asked.transport, message);
+                (Outcome::Forwarded, answer)
+            }
+            None => {
+                let mut answer = Vec::new();
+                reply::write_failure(query.into(), Rcode::ServFail, &mut answer);
+                (Outcome::ServFail, answer)
+            }
+        };
+        self.count(Kind::of_type(query.qtype), outcome);
+        self.took(asked.begun);
+        answer
+    }
+
     /// Answers a query for which the names alone are not enough: by asking upstream, or with the
     /// complete parser.
     pub(super) async fn answer(&self, packet: Vec<u8>, asked: Asked) -> Option<Vec<u8>> {
-        let (kind, outcome, answer) = match query::read(&packet) {
-            Received::Plain(query) => {
-                let kind = Kind::of_type(query.qtype);
-                match self.upstream.ask(&packet, query.question.len()).await {
-                    Some(message) => {
-                        let answer = relay::relay((&query).into(), asked.transport, &message);
-                        (kind, Outcome::Forwarded, Some(answer))
-                    }
-                    None => {
-                        let mut answer = Vec::new();
-                        reply::write_failure((&query).into(), Rcode::ServFail, &mut answer);
-                        (kind, Outcome::ServFail, Some(answer))
-                    }
-                }
-            }
-            _ => {
-                let Asked {
-                    client, transport, ..
-                } = asked;
-                self.handler.answer(packet, client, transport).await
-            }
-        };
+        if let Received::Plain(query) = query::read(&packet) {
+            let message = self.upstream.ask(&packet, query.question.len()).await;
+            return Some(self.finish(&query, asked, message.as_deref()));
+        }
+        let Asked {
+            client, transport, ..
+        } = asked;
+        let (kind, outcome, answer) = self.handler.answer(packet, client, transport).await;
         self.count(kind, outcome);
         if answer.is_some() {
             self.took(asked.begun);

@@ -59,7 +59,7 @@ fn loopback() -> Config {
 }
 
 /// A packet with one question.
-fn query(id: u16, name: &str, qtype: u16) -> Vec<u8> {
+pub(super) fn query(id: u16, name: &str, qtype: u16) -> Vec<u8> {
     let mut packet = id.to_be_bytes().to_vec();
     packet.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     packet.extend_from_slice(WireName::new(name).unwrap().as_bytes());
@@ -203,7 +203,7 @@ impl Drop for Upstream {
 }
 
 /// An answer with one address.
-fn answer_to(packet: &[u8], addr: [u8; 4]) -> Vec<u8> {
+pub(super) fn answer_to(packet: &[u8], addr: [u8; 4]) -> Vec<u8> {
     let question_len = packet[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
     let mut answer = packet[..12 + question_len].to_vec();
     answer[2] |= 0x80;

@@ -3,7 +3,11 @@
 //! Each thread has a socket of its own on the same address, between which the kernel spreads the
 //! clients (`SO_REUSEPORT`). It sleeps in `recvmmsg` until there is a query, takes all that are
 //! there, and sends the answers with one `sendmmsg`. Nothing is allocated on that way. What cannot
-//! be answered from the names becomes a task.
+//! be answered from the names is asked upstream, at once, and its answer sent on by a task.
+//!
+//! These threads have the kernel's policy for batches: one that is woken leaves whoever runs its
+//! time, so more queries gather until its turn comes, and each costs less. Where a processor is free
+//! it runs at once.
 //!
 //! Nearly all time is the kernel's, for each datagram that it sends. So answers of one length to one
 //! client, a resolver that asks for many, are one message that the kernel cuts in the end
@@ -25,7 +29,7 @@ use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::shared::{Asked, Shared};
-use crate::query::Rcode;
+use crate::query::{self, Rcode, Received};
 use crate::reply::{self, Scratch, Transport};
 use crate::responder::Action;
 use crate::stats::{Counters, Kind, Outcome, Writers};
@@ -88,6 +92,9 @@ pub(super) fn random() -> StdRng {
 
 /// Answers what arrives at a socket, until it is to stop.
 pub(super) fn serve(socket: &Arc<Socket>, counters: &Counters, shared: &Arc<Shared>) {
+    if let Err(error) = sys::prefer_batches() {
+        tracing::debug!(%error, "no scheduling policy for batches");
+    }
     let mut inbox = Inbox::new();
     let mut desk = Desk {
         rng: random(),
@@ -192,7 +199,7 @@ impl Desk {
     }
 }
 
-/// Makes a task of a query that takes longer.
+/// Sees to a query that takes longer: asks upstream if it is a plain one, else makes a task of it.
 fn defer(socket: &Arc<Socket>, way: Way, packet: &[u8], begun: Instant, shared: &Arc<Shared>) {
     let asked = Asked {
         client: SocketAddr::new(way.client(), way.port()),
@@ -204,13 +211,23 @@ fn defer(socket: &Arc<Socket>, way: Way, packet: &[u8], begun: Instant, shared: 
         sys::send(socket.as_fd(), &[(&way, &answer)], false);
         return;
     };
+    let send = {
+        let socket = socket.clone();
+        move |answer: &[u8]| {
+            sys::send(socket.as_fd(), &[(&way, answer)], false);
+            drop(permit);
+        }
+    };
+    if let Received::Plain(query) = query::read(packet) {
+        shared.forward(&query, packet, asked, send);
+        return;
+    }
     let task = {
-        let (socket, packet, shared) = (socket.clone(), packet.to_vec(), shared.clone());
+        let (packet, shared) = (packet.to_vec(), shared.clone());
         async move {
             if let Some(answer) = shared.answer(packet, asked).await {
-                sys::send(socket.as_fd(), &[(&way, &answer)], false);
+                send(&answer);
             }
-            drop(permit);
         }
     };
     shared.spawn_query(task);

@@ -16,8 +16,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::relay;
 
@@ -30,8 +32,9 @@ use servers::Servers;
 /// For so long a silent server is asked last.
 const SILENT_FOR: Duration = Duration::from_secs(15);
 
-/// The answer to a query on its way, when it has come: `None` inside is that there is none.
-type Flight = watch::Receiver<Option<Option<Arc<[u8]>>>>;
+/// What is to be done with an answer; `None` is that there will be none. It is dropped unused when
+/// the server ends.
+pub(super) type Then = Box<dyn FnOnce(Option<Arc<[u8]>>) + Send>;
 
 /// Asks servers upstream.
 pub(super) struct Upstream {
@@ -40,28 +43,34 @@ pub(super) struct Upstream {
     timeout: Duration,
     ports: Mutex<HashMap<SocketAddr, Arc<Ports>>>,
     silent: Mutex<HashMap<IpAddr, Instant>>,
-    /// By all of the query but its id.
-    flights: Mutex<HashMap<Box<[u8]>, Flight>>,
+    /// Who waits for the answer to a query, by all of it but its id.
+    flights: Mutex<HashMap<Box<[u8]>, Vec<Then>>>,
     stop: CancellationToken,
+    runtime: Handle,
+    tasks: TaskTracker,
 }
 
 impl Upstream {
-    /// Servers from a file, never one of those that listen at `ours`.
+    /// Servers from a file, never one of those that listen at `ours`. Has to be called on a runtime,
+    /// where there are `tasks` of it then, until they find `stop`.
     pub(super) fn new(
         file: Option<PathBuf>,
         port: u16,
         ours: Vec<SocketAddr>,
         timeout: Duration,
         stop: CancellationToken,
+        tasks: TaskTracker,
     ) -> Self {
         Self {
-            stop,
             servers: Servers::new(file, ours, port),
             port,
             timeout,
             ports: Mutex::default(),
             silent: Mutex::default(),
             flights: Mutex::default(),
+            stop,
+            runtime: Handle::current(),
+            tasks,
         }
     }
 
@@ -70,49 +79,40 @@ impl Upstream {
         self.servers.current()
     }
 
-    /// Asks for the answer to a plain query; its id is any.
-    pub(super) async fn ask(&self, packet: &[u8], question_len: usize) -> Option<Arc<[u8]>> {
-        let key = packet.get(2..)?;
-        let (sender, mut flight) = {
+    /// Asks for the answer to a plain query, whose id is any, without a wait. What is to be done
+    /// then is done by whoever has the answer; it must not take long.
+    pub(super) fn ask_then(self: &Arc<Self>, packet: &[u8], question_len: usize, then: Then) {
+        let key = packet.get(2..).unwrap_or_default();
+        {
             let mut flights = lock(&self.flights);
-            match flights.get(key) {
-                Some(flight) => (None, flight.clone()),
-                None => {
-                    let (sender, flight) = watch::channel(None);
-                    flights.insert(key.into(), flight.clone());
-                    (Some(sender), flight)
-                }
+            if let Some(waiting) = flights.get_mut(key) {
+                waiting.push(then);
+                return;
             }
+            flights.insert(key.into(), vec![then]);
+        }
+        let flight = Flight {
+            upstream: self.clone(),
+            packet: packet.into(),
+            question_len,
+            answer: None,
         };
-        let Some(sender) = sender else {
-            // If whoever leads gives up, there is no answer.
-            let landed = flight.wait_for(Option::is_some).await.ok()?;
-            return landed.clone().flatten();
-        };
-        let _landing = Landing {
-            upstream: self,
-            key,
-        };
-        let answer = self.ask_all(packet, question_len).await;
-        sender.send_replace(Some(answer.clone()));
-        answer
+        flight.begin();
     }
 
-    async fn ask_all(&self, packet: &[u8], question_len: usize) -> Option<Arc<[u8]>> {
-        let mut second_best = None;
-        for server in self.in_order() {
-            if self.stop.is_cancelled() {
-                return None;
-            }
-            match self.ask_one(server, packet, question_len).await {
-                Some(answer) if relay::is_failure(&answer) => {
-                    second_best = second_best.or(Some(answer));
-                }
-                Some(answer) => return Some(answer),
-                None => tracing::debug!(%server, "no answer from a DNS server upstream"),
-            }
-        }
-        second_best
+    /// The same, with a wait.
+    pub(super) async fn ask(
+        self: &Arc<Self>,
+        packet: &[u8],
+        question_len: usize,
+    ) -> Option<Arc<[u8]>> {
+        let (sender, answer) = oneshot::channel();
+        let then = move |message| {
+            // Who has asked may have gone.
+            let _ = sender.send(message);
+        };
+        self.ask_then(packet, question_len, Box::new(then));
+        answer.await.ok().flatten()
     }
 
     /// Those that were silent lately come last.
@@ -126,41 +126,105 @@ impl Upstream {
         servers
     }
 
-    async fn ask_one(
-        &self,
-        server: IpAddr,
-        packet: &[u8],
-        question_len: usize,
-    ) -> Option<Arc<[u8]>> {
+    /// The sockets by which a server is asked.
+    fn ports(&self, server: IpAddr) -> Arc<Ports> {
         let address = SocketAddr::new(server, self.port);
-        let ports = lock(&self.ports)
-            .entry(address)
-            .or_insert_with(|| Ports::new(address, self.stop.clone()))
-            .clone();
-        let answer = ports.ask(packet, question_len, self.timeout).await;
-        let Some(answer) = answer else {
-            lock(&self.silent).insert(server, Instant::now());
+        let mut all = lock(&self.ports);
+        let ports = all.entry(address).or_insert_with(|| {
+            let (stop, tasks) = (self.stop.clone(), self.tasks.clone());
+            Ports::new(address, self.timeout, stop, self.runtime.clone(), tasks)
+        });
+        ports.clone()
+    }
+}
+
+/// A query on its way. All who wait for it hear the end when it is dropped, with an answer or
+/// without.
+struct Flight {
+    upstream: Arc<Upstream>,
+    packet: Arc<[u8]>,
+    question_len: usize,
+    answer: Option<Arc<[u8]>>,
+}
+
+impl Flight {
+    /// Asks the first server. Where that is not the end of it, a task goes on.
+    fn begin(self) {
+        let servers = self.upstream.in_order();
+        let Some(first) = servers.first() else {
+            return;
+        };
+        let ports = self.upstream.ports(*first);
+        let (packet, question_len) = (self.packet.clone(), self.question_len);
+        let then = move |answer: Option<Arc<[u8]>>| {
+            let is_plain =
+                |answer: &Arc<[u8]>| !relay::is_failure(answer) && !relay::is_truncated(answer);
+            if answer.as_ref().is_some_and(is_plain) {
+                self.land(answer);
+            } else {
+                let upstream = self.upstream.clone();
+                let task = self.go_on(servers, answer);
+                upstream.tasks.spawn_on(task, &upstream.runtime);
+            }
+        };
+        ports.send(&packet, question_len, Box::new(then));
+    }
+
+    /// Looks at what the first server said, and asks the others.
+    async fn go_on(self, servers: Vec<IpAddr>, first: Option<Arc<[u8]>>) {
+        let mut said = Some(first);
+        let mut second_best = None;
+        for server in servers {
+            if self.upstream.stop.is_cancelled() {
+                return;
+            }
+            let said = match said.take() {
+                Some(first) => first,
+                None => {
+                    let ports = self.upstream.ports(server);
+                    ports.ask(&self.packet, self.question_len).await
+                }
+            };
+            match self.whole(server, said).await {
+                Some(answer) if relay::is_failure(&answer) => {
+                    second_best = second_best.or(Some(answer));
+                }
+                Some(answer) => return self.land(Some(answer)),
+                None => tracing::debug!(%server, "no answer from a DNS server upstream"),
+            }
+        }
+        self.land(second_best);
+    }
+
+    fn land(mut self, answer: Option<Arc<[u8]>>) {
+        self.answer = answer;
+    }
+
+    /// The whole of what a server said, if it was truncated; notes if it said nothing.
+    async fn whole(&self, server: IpAddr, said: Option<Arc<[u8]>>) -> Option<Arc<[u8]>> {
+        let Self { upstream, .. } = self;
+        let Some(answer) = said else {
+            lock(&upstream.silent).insert(server, Instant::now());
             return None;
         };
         if !relay::is_truncated(&answer) {
             return Some(answer);
         }
         // Better a part, with the note that it is one, than nothing.
-        let whole = exchange::ask_tcp(address, packet, question_len, self.timeout);
-        let whole = self.stop.run_until_cancelled(whole).await.flatten();
+        let address = SocketAddr::new(server, upstream.port);
+        let whole = exchange::ask_tcp(address, &self.packet, self.question_len, upstream.timeout);
+        let whole = upstream.stop.run_until_cancelled(whole).await.flatten();
         Some(whole.unwrap_or(answer))
     }
 }
 
-/// Takes a query off the list of those on their way, however that ends.
-struct Landing<'u> {
-    upstream: &'u Upstream,
-    key: &'u [u8],
-}
-
-impl Drop for Landing<'_> {
+impl Drop for Flight {
     fn drop(&mut self) {
-        lock(&self.upstream.flights).remove(self.key);
+        let key = self.packet.get(2..).unwrap_or_default();
+        let waiting = lock(&self.upstream.flights).remove(key);
+        for then in waiting.into_iter().flatten() {
+            then(self.answer.clone());
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use hickory_proto::op::{Edns, Message};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::reply::{Scratch, Transport};
@@ -48,7 +49,14 @@ async fn both_ways_say_the_same() {
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let responder = Responder::new(some_names().names(), 30);
-    let asking = Asking::new(None, 53, Vec::new(), PATIENCE, CancellationToken::new());
+    let asking = Asking::new(
+        None,
+        53,
+        Vec::new(),
+        PATIENCE,
+        CancellationToken::new(),
+        TaskTracker::new(),
+    );
     let handler = Handler::new(responder.clone(), Arc::new(asking));
     let names = [
         "web.weave.local",
@@ -113,7 +121,14 @@ async fn the_complete_parser_bears_anything() {
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let responder = Responder::new(some_names().names(), 30);
-    let asking = Asking::new(None, 53, Vec::new(), PATIENCE, CancellationToken::new());
+    let asking = Asking::new(
+        None,
+        53,
+        Vec::new(),
+        PATIENCE,
+        CancellationToken::new(),
+        TaskTracker::new(),
+    );
     let handler = Handler::new(responder.clone(), Arc::new(asking));
     let client = "127.0.0.1:9".parse().unwrap();
     let mut handled = 0;

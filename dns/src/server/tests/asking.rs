@@ -396,6 +396,7 @@ async fn we_never_ask_ourselves() {
             vec![listen.parse().unwrap()],
             PATIENCE,
             tokio_util::sync::CancellationToken::new(),
+            tokio_util::task::TaskTracker::new(),
         );
         let servers = asking.servers();
         servers.iter().map(ToString::to_string).collect::<Vec<_>>()

@@ -184,6 +184,20 @@ fn set_option(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: c_int)
     }
 }
 
+/// Gives the calling thread the kernel's policy for work that comes in batches.
+pub(super) fn prefer_batches() -> io::Result<()> {
+    // SAFETY: all zero is a valid value; on some platforms it has more fields than the priority,
+    // which is 0 for this policy.
+    let parameters: libc::sched_param = unsafe { mem::zeroed() };
+    // SAFETY: 0 is the calling thread, and the pointer that of a value that outlives the call.
+    let code = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Datagrams as they arrived.
 pub(super) struct Inbox {
     ways: Box<[Way]>,
