@@ -102,13 +102,17 @@ fn allocation(text: &mut String, ipam: &Allocation) {
     }
 }
 
-/// `status ipam`.
+/// `status ipam`; a line about what is wrong is our own.
 pub fn ipam(ipam: &Allocation) -> String {
     let mut ipam = ipam.clone();
     for entry in &mut ipam.entries {
         entry.nickname = printable(&entry.nickname).into_owned();
     }
-    ipam.shares_text()
+    let mut text = ipam.shares_text();
+    if let Some(wrong) = &ipam.save_error {
+        let _ = writeln!(text, "Warning: {}", printable(wrong));
+    }
+    text
 }
 
 /// The lines about names; those about what is wrong are our own.

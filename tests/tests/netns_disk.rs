@@ -212,7 +212,7 @@ fn full() {
     });
 }
 
-/// Ways to damage a file. An empty one is none: a kill at the very first start leaves it.
+/// Ways to damage a file. An empty one is none, see below.
 fn damages(good: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let mut begin = good.to_vec();
     begin[..512].fill(0x55);
@@ -273,5 +273,29 @@ fn damaged() {
             assert_eq!(lab.get(1, &format!("/ip/{ident}")), address);
             assert_eq!(draw(&lab, ident), address);
         }
+    });
+}
+
+/// A state file without anything in it, as a kill at the very first start leaves it, is one of a new
+/// host, but nobody has to find that out by himself.
+#[test]
+fn emptied() {
+    as_root(|| {
+        let mut lab = Lab::new(1, 1500);
+        let path = state_file(&lab, 1);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "").unwrap();
+        lab.start(1, M, &told_in(1));
+        let log = lab.node(1).log();
+        let warning = log.lines().find(|line| line.contains("but empty"));
+        let warning = warning.unwrap_or_else(|| panic!("no warning: {log}"));
+        assert!(
+            warning.starts_with("WARN") && warning.contains(&path.display().to_string()),
+            "{warning}"
+        );
+        lab.crash(1);
+        lab.start(1, M, &told_in(1));
+        let log = lab.node(1).log();
+        assert_eq!(log.matches("but empty").count(), 1, "{log}");
     });
 }

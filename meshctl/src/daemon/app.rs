@@ -73,6 +73,14 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     tracing::info!("meshctl {}", env!("CARGO_PKG_VERSION"));
     announce(&config);
+    if store.was_empty() {
+        tracing::warn!(
+            "the state file {} was there, but empty: this host starts as one without a past; had it \
+             one, a name, direct peers and addresses that it gave out are forgotten, so stop the \
+             containers that have some",
+            store.path().display()
+        );
+    }
     store.check()?;
     migrate::take_over(&config, &store).await?;
     let identity = identity::determine(&config.identity, &store).await?;

@@ -61,6 +61,7 @@ pub struct Store(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
+    was_empty: bool,
     database: RwLock<Handle>,
 }
 
@@ -216,7 +217,7 @@ impl Store {
     /// Opens the state, or makes it, with the directories above it.
     pub fn open(prefix: &Path) -> Result<Self, StoreError> {
         let path = path(prefix);
-        recognise(&path)?;
+        let was_empty = recognise(&path)?;
         if let Some(directory) = path
             .parent()
             .filter(|directory| !directory.as_os_str().is_empty())
@@ -230,6 +231,7 @@ impl Store {
         let handle = open_database(&path)?;
         Ok(Self(Arc::new(Inner {
             path,
+            was_empty,
             database: RwLock::new(handle),
         })))
     }
@@ -270,6 +272,12 @@ impl Store {
     /// Where the state is.
     pub fn path(&self) -> &Path {
         &self.0.path
+    }
+
+    /// Whether the file was there, with nothing in it: a kill at the very first start leaves one, and
+    /// so may a disk that has lost what was written.
+    pub fn was_empty(&self) -> bool {
+        self.0.was_empty
     }
 
     /// The name of this host.
@@ -494,18 +502,18 @@ fn put(
 }
 
 /// Refuses a file that is not a redb database, before anything is written to it.
-fn recognise(path: &Path) -> Result<(), StoreError> {
+fn recognise(path: &Path) -> Result<bool, StoreError> {
     let mut head = Vec::new();
     let read = fs::File::open(path).and_then(|file| file.take(64).read_to_end(&mut head));
     match read {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(source) => return Err(cannot_open(path, source)),
         // An empty file becomes a database.
-        Ok(0) => return Ok(()),
+        Ok(0) => return Ok(true),
         Ok(_) => {}
     }
     if head.starts_with(MAGIC) {
-        return Ok(());
+        return Ok(false);
     }
     let bolt = head.get(BOLT.0..BOLT.0 + 4) == Some(&BOLT.1);
     Err(StoreError::Foreign {

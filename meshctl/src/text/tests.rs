@@ -276,7 +276,9 @@ fn status_tells_of_allocation() {
 "
     );
     allocation.quorum_warning = Some("odd".to_owned());
+    let shares = ipam(&allocation);
     allocation.save_error = Some("full".to_owned());
+    assert_eq!(ipam(&allocation), shares + "Warning: full\n");
     report.ipam = Some(allocation);
     let end = "        Warning: odd\n        Warning: full\n";
     assert!(status(&report).ends_with(end));

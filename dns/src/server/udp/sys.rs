@@ -184,8 +184,13 @@ fn set_option(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: c_int)
     }
 }
 
-/// Gives the calling thread the kernel's policy for work that comes in batches.
+/// Gives the calling thread the kernel's policy for work that comes in batches, unless somebody has
+/// chosen another one for it.
 pub(super) fn prefer_batches() -> io::Result<()> {
+    // SAFETY: it takes a number, of which 0 is the calling thread.
+    if unsafe { libc::sched_getscheduler(0) } != libc::SCHED_OTHER {
+        return Ok(());
+    }
     // SAFETY: all zero is a valid value; on some platforms it has more fields than the priority,
     // which is 0 for this policy.
     let parameters: libc::sched_param = unsafe { mem::zeroed() };

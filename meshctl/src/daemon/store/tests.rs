@@ -34,6 +34,16 @@ fn what_is_kept_comes_back() {
 }
 
 #[test]
+fn an_empty_file_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(!Store::open(directory.path()).unwrap().was_empty());
+    let prefix = directory.path().join("x");
+    fs::write(path(&prefix), "").unwrap();
+    assert!(Store::open(&prefix).unwrap().was_empty());
+    assert!(!Store::open(&prefix).unwrap().was_empty(), "not any more");
+}
+
+#[test]
 fn a_prefix_may_end_in_part_of_a_name() {
     assert_eq!(
         path(Path::new("/weavedb/weave")),
