@@ -1,5 +1,5 @@
-//! Results as a picture: one panel for each metric, one bar for each system, with the range of its
-//! samples. SVG, so that it can be shown by the documentation and compared as text.
+//! Results as a picture: one panel for each metric, one bar for each system that has it, with
+//! the range of its samples. SVG, so that it can be shown by the documentation and compared as text.
 
 use std::ops::Range;
 
@@ -43,20 +43,35 @@ const INK: RGBColor = RGBColor(0x20, 0x20, 0x20);
 pub fn svg(results: &Results) -> Result<String> {
     let mut metrics = results.measured();
     metrics.retain(|metric| DRAWN.contains(&metric.key));
-    let systems = u32::try_from(results.systems.len())?;
-    let panel_height = HEADING_HEIGHT + systems * BAR_HEIGHT;
-    let rows = metrics.len().div_ceil(2);
+    // Two panels side by side are as high as the one with more bars.
+    let mut ends = Vec::new();
+    let mut height = 0;
+    for pair in metrics.chunks(2) {
+        let count = |metric: &&Metric| spreads(results, metric).len();
+        let bars = u32::try_from(pair.iter().map(count).max().unwrap_or(0))?;
+        height += HEADING_HEIGHT + bars * BAR_HEIGHT;
+        ends.push(height.cast_signed());
+    }
+    ends.pop();
     let mut picture = String::new();
     {
-        let height = panel_height * u32::try_from(rows)?;
         let root = SVGBackend::with_string(&mut picture, (WIDTH, height)).into_drawing_area();
         root.fill(&WHITE).map_err(|error| anyhow!("{error}"))?;
-        for (panel, metric) in root.split_evenly((rows, 2)).iter().zip(metrics) {
+        let middle = [WIDTH.cast_signed() / 2];
+        for (panel, metric) in root.split_by_breakpoints(middle, ends).iter().zip(metrics) {
             draw(panel, metric, results).map_err(|error| anyhow!("{error}"))?;
         }
         root.present().map_err(|error| anyhow!("{error}"))?;
     }
     Ok(picture)
+}
+
+/// The systems for which a metric was measured, and what it was.
+fn spreads<'a>(results: &'a Results, metric: &Metric) -> Vec<(&'a str, Spread)> {
+    let of = |(name, samples): &'a (String, Vec<_>)| {
+        Some((name.as_str(), Spread::of(samples, metric.key)?))
+    };
+    results.systems.iter().filter_map(of).collect()
 }
 
 /// A panel, as drawn into a string.
@@ -71,14 +86,8 @@ fn draw(panel: &Panel<'_>, metric: &Metric, results: &Results) -> Result<(), Dra
     let title = TextStyle::from((FONT, 15).into_font().style(FontStyle::Bold)).color(&INK);
     panel.draw(&Text::new(metric.title, (8, 8), title))?;
 
-    let spreads: Vec<(&str, Option<Spread>)> = results
-        .systems
-        .iter()
-        .map(|(name, samples)| (name.as_str(), Spread::of(samples, metric.key)))
-        .collect();
-    let most = spreads
-        .iter()
-        .filter_map(|(_, spread)| Some(spread.as_ref()?.high));
+    let spreads = spreads(results, metric);
+    let most = spreads.iter().map(|(_, spread)| spread.high);
     let most = most.fold(f64::MIN_POSITIVE, f64::max);
     let room = f64::from(width.cast_signed() - NAMES_WIDTH - FIGURE_WIDTH);
     let place = |value: f64| NAMES_WIDTH + (value / most * room) as i32;
@@ -90,10 +99,7 @@ fn draw(panel: &Panel<'_>, metric: &Metric, results: &Results) -> Result<(), Dra
     for ((name, spread), top) in spreads.iter().zip(tops) {
         let middle = top + BAR_HEIGHT.cast_signed() / 2;
         panel.draw(&Text::new(*name, (NAMES_WIDTH - 6, middle), right.clone()))?;
-        let Some(Spread { low, median, high }) = *spread else {
-            panel.draw(&Text::new("-", (NAMES_WIDTH + 4, middle), left.clone()))?;
-            continue;
-        };
+        let Spread { low, median, high } = *spread;
         let color = if name.contains("meshctl") {
             OURS
         } else {
@@ -134,8 +140,8 @@ mod tests {
         };
         let ratio = width_of("#1F77B4") / width_of("#B0B0B0");
         assert!((3.9..4.1).contains(&ratio), "{ratio}");
-        // A metric that somebody lacks is drawn as such; one that nobody has is not.
-        assert_eq!(picture.matches("\n-\n").count(), 3, "{picture}");
+        // Who lacks a metric has no place in its panel, and one that nobody has has no panel.
+        assert_eq!(picture.matches("\nmeshctl\n").count(), 1, "{picture}");
         assert!(!picture.contains("kpps"), "{picture}");
     }
 }
