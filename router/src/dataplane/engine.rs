@@ -1,4 +1,4 @@
-//! One engine per host, driven by one thread.
+//! One engine per host, driven by one thread, or by several in turn.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -8,11 +8,14 @@ use std::time::Instant;
 use proto::PeerName;
 
 use super::links::{LinkIndex, Links};
-use super::{Command, DataOptions, DropReason, Entropy, Event, OverlayControl, Transmit};
+use super::{
+    Command, DataOptions, DropReason, Entropy, Event, Opened, Opener, OverlayControl, Transmit,
+    Worker,
+};
 use crate::LinkId;
 use crate::constants::{INJECT_QUEUE_LEN, MAC_SWEEP};
 use crate::offload::{Checksum, Delivery, Offload, checksum};
-use crate::overlay::{Link, Outputs, Refused, fragmentation_needed};
+use crate::overlay::{Id, Kind, Link, Outputs, Refused, fragmentation_needed};
 use crate::status::{DataStatus, MacStatus, Traffic};
 use crate::switch::{FloodLimit, Neighbours, Switch, Verdict};
 use crate::topology::Routes;
@@ -34,6 +37,14 @@ use crate::wire::sleeve::{self, Record, Records, Special};
 ///
 /// No call allocates per frame, and nothing here blocks. What is dropped is counted by
 /// [`DropReason`].
+///
+/// # Several threads
+///
+/// Each has a [`Worker`], and calls the engine [on behalf of it](Self::on_behalf_of), one at a time.
+/// What takes time needs no engine: opening datagrams, between [`opener`](Self::opener) and
+/// [`handle_opened`](Self::handle_opened), and sealing them, [`Worker::poll_transmit`]. Worker 0, that
+/// of an engine with one thread, has commands, timeouts and events; the others
+/// [test](Self::test_queues) their own queues from time to time.
 #[derive(Debug)]
 pub struct DataPlane {
     ours: PeerName,
@@ -78,6 +89,15 @@ impl DataPlane {
         }
     }
 
+    /// Works on behalf of this worker instead of the engine's own.
+    #[inline]
+    pub fn on_behalf_of<T>(&mut self, worker: &mut Worker, work: impl FnOnce(&mut Self) -> T) -> T {
+        std::mem::swap(&mut self.out.worker, worker);
+        let result = work(self);
+        std::mem::swap(&mut self.out.worker, worker);
+        result
+    }
+
     /// The control half has something to say.
     pub fn handle_command(&mut self, command: Command, now: Instant) {
         self.next_timeout = None;
@@ -110,7 +130,7 @@ impl DataPlane {
         }
         // The answer is sent with the next flush.
         let neighbour = link.peer();
-        self.links.note_unflushed(index);
+        self.links.note_unflushed(index, &mut self.out.worker);
         for record in shuttle::Records::new(&control.body, 0) {
             let result = match record {
                 Err(_) => Err(DropReason::Malformed),
@@ -185,16 +205,103 @@ impl DataPlane {
         datagram: &mut [u8],
         now: Instant,
     ) -> &[Delivery] {
-        self.delivered.clear();
-        let walked = match self.session(datagram) {
-            Some(Ok((header, index))) => self.walk_shuttle(&header, index, from, datagram, now),
+        match self.opener(datagram) {
+            Ok(opener) => {
+                let opened = opener.open(datagram);
+                self.handle_opened(from, datagram, &opener, opened, now)
+            }
+            Err(reason) => {
+                self.out.drops.count(reason);
+                &[]
+            }
+        }
+    }
+
+    /// What opens this datagram, and those for which it [fits](Opener::fits); or why it is not worth
+    /// opening, which the caller passes on to [`count_drop`](Self::count_drop).
+    #[inline]
+    pub fn opener(&self, datagram: &[u8]) -> Result<Opener, DropReason> {
+        match self.session(datagram) {
+            Some(Ok((header, index))) => {
+                let link = self.links.get(index).ok_or(DropReason::UnknownSession)?;
+                link.shuttle_opener(&header)
+            }
             Some(Err(reason)) => Err(reason),
-            None => self.walk(from, datagram, now),
-        };
+            None => {
+                let sender = sleeve::sender(datagram).ok_or(DropReason::DatagramTooShort)?;
+                let index = self.links.by_peer(sender);
+                let link = index.and_then(|index| self.links.get(index));
+                link.ok_or(DropReason::UnknownSender)?
+                    .sleeve_opener(datagram)
+            }
+        }
+    }
+
+    /// Counts a datagram that was dropped on the way to the engine.
+    pub fn count_drop(&mut self, reason: DropReason) {
+        self.out.drops.count(reason);
+    }
+
+    /// What has become of a datagram of which `opener` was told. Returned is where the frames for the
+    /// local bridge stand in it.
+    #[inline]
+    pub fn handle_opened(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        opener: &Opener,
+        opened: Result<Opened, DropReason>,
+        now: Instant,
+    ) -> &[Delivery] {
+        self.delivered.clear();
+        let walked = opened.and_then(|opened| {
+            let records = datagram.get(..opened.records.end).unwrap_or_default();
+            let start = opened.records.start;
+            match (&opener.0, opened.id) {
+                (Kind::Shuttle { key, .. }, Id::Shuttle(header)) => {
+                    let index = self.links.by_session(header.session);
+                    let index = index.ok_or(DropReason::UnknownSession)?;
+                    let link = self.links.get_mut(index);
+                    let link = link.ok_or(DropReason::UnknownSession)?;
+                    let shuttle = link.shuttle().ok_or(DropReason::NoLink)?;
+                    let packet = (&header, key.as_ref(), datagram.len());
+                    if shuttle.accept(packet, from, now, &mut self.out)? {
+                        self.next_timeout = None;
+                    }
+                    self.walk_shuttle(index, header.queue, from, records, start, now)
+                }
+                (Kind::Sleeve { sender, envelope }, Id::Sleeve(number)) => {
+                    let index = self.links.by_peer(*sender);
+                    let index = index.ok_or(DropReason::UnknownSender)?;
+                    let link = self.links.get_mut(index);
+                    let link = link.ok_or(DropReason::UnknownSender)?;
+                    let sleeve = link.sleeve().ok_or(DropReason::NoLink)?;
+                    sleeve.accept(envelope, number)?;
+                    self.walk(index, *sender, from, records, start, now)
+                }
+                _ => Err(DropReason::Malformed),
+            }
+        });
         if let Err(reason) = walked {
             self.out.drops.count(reason);
         }
         &self.delivered
+    }
+
+    /// Tests the queues of the worker to all neighbours, so that its packets go by ports of their own
+    /// where they get through. Due every [`SHUTTLE_HEARTBEAT`](crate::constants::SHUTTLE_HEARTBEAT),
+    /// for all workers but the first.
+    pub fn test_queues(&mut self, now: Instant) {
+        for link in self.links.iter_mut() {
+            link.test_queue(now, &mut self.out);
+        }
+    }
+
+    /// Whether worker 0 should look at deadlines and events.
+    #[inline]
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.next_timeout.is_none() || !self.out.events.is_empty()
     }
 
     /// Seals and queues what waits for more.
@@ -241,7 +348,7 @@ impl DataPlane {
     /// The next datagrams to send. The bytes are lent until the next call.
     #[inline]
     pub fn poll_transmit(&mut self) -> Option<Transmit<'_>> {
-        self.out.outbox.next()
+        self.out.worker.poll_transmit()
     }
 
     /// The next frame of our own for the local bridge. The bytes are lent until the next call.
@@ -284,22 +391,18 @@ impl DataPlane {
         }
     }
 
-    /// Opens a packet and handles its records.
+    /// Handles the records of a packet of sleeve.
     #[inline]
     fn walk(
         &mut self,
+        index: LinkIndex,
+        sender: PeerName,
         from: SocketAddr,
-        datagram: &mut [u8],
+        packet: &[u8],
+        start: usize,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let sender = sleeve::sender(datagram).ok_or(DropReason::DatagramTooShort)?;
-        let index = self
-            .links
-            .by_peer(sender)
-            .ok_or(DropReason::UnknownSender)?;
-        let link = self.links.get_mut(index).ok_or(DropReason::UnknownSender)?;
-        let start = link.open_sleeve(datagram)?;
-        for record in Records::new(datagram, start) {
+        for record in Records::new(packet, start) {
             let record = record.map_err(|_| DropReason::Malformed)?;
             match self.handle_record(index, sender, from, &record, now) {
                 Ok(true) => {
@@ -338,32 +441,25 @@ impl DataPlane {
         Some(Err(reason))
     }
 
-    /// Opens a packet of shuttle and handles its records.
+    /// Handles the records of a packet of shuttle that came by this queue.
     #[inline]
     fn walk_shuttle(
         &mut self,
-        header: &Header,
         index: LinkIndex,
+        queue: u8,
         from: SocketAddr,
-        datagram: &mut [u8],
+        packet: &[u8],
+        start: usize,
         now: Instant,
     ) -> Result<(), DropReason> {
-        let link = self
-            .links
-            .get_mut(index)
-            .ok_or(DropReason::UnknownSession)?;
+        let link = self.links.get(index).ok_or(DropReason::UnknownSession)?;
         let neighbour = link.peer();
-        let arrived = link.open_shuttle(header, datagram, from, now, &mut self.out)?;
-        if arrived.is_news {
-            self.next_timeout = None;
-        }
-        let records = datagram.get(..arrived.records.end).unwrap_or_default();
-        for record in shuttle::Records::new(records, arrived.records.start) {
+        for record in shuttle::Records::new(packet, start) {
             match record.map_err(|_| DropReason::Malformed)? {
                 shuttle::Record::Note(note) => {
                     self.next_timeout = None;
                     if let Some(link) = self.links.get_mut(index) {
-                        link.handle_note(note, from, now, &mut self.out);
+                        link.handle_note(note, queue, from, now, &mut self.out);
                     }
                 }
                 shuttle::Record::Frame {
@@ -571,7 +667,7 @@ impl DataPlane {
             .get_mut(index)
             .ok_or(Refused::Drop(DropReason::NoLink))?;
         let result = link.forward(peers, frame, is_flood, out);
-        links.note_unflushed(index);
+        links.note_unflushed(index, &mut out.worker);
         result
     }
 

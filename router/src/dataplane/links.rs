@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use proto::PeerName;
 
+use super::Worker;
 use crate::LinkId;
 use crate::hash::WordHash;
-use crate::overlay::{Link, Outputs};
+use crate::overlay::{Link, Outputs, worker_bit};
 
 /// Position of a link in the table; a later link may take it over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LinkIndex(usize);
+pub(crate) struct LinkIndex(usize);
 
 /// All links. Their number is bounded by the control half's connection limit.
 #[derive(Debug, Default)]
@@ -22,8 +23,6 @@ pub(super) struct Links {
     by_peer: HashMap<PeerName, usize, WordHash>,
     /// Sessions of shuttle. Links that are not confirmed have no keys yet.
     by_session: HashMap<u64, usize, WordHash>,
-    /// Links with packets that wait for more.
-    unflushed: Vec<LinkIndex>,
 }
 
 impl Links {
@@ -66,6 +65,11 @@ impl Links {
     }
 
     #[inline]
+    pub(super) fn get(&self, index: LinkIndex) -> Option<&Link> {
+        self.slots.get(index.0)?.as_ref()
+    }
+
+    #[inline]
     pub(super) fn get_mut(&mut self, index: LinkIndex) -> Option<&mut Link> {
         self.slots.get_mut(index.0)?.as_mut()
     }
@@ -96,20 +100,22 @@ impl Links {
         }
     }
 
-    /// Notes that something waits on this link.
+    /// Notes that something of the worker's waits on this link.
     #[inline]
-    pub(super) fn note_unflushed(&mut self, index: LinkIndex) {
+    pub(super) fn note_unflushed(&mut self, index: LinkIndex, worker: &mut Worker) {
+        let bit = worker_bit(worker.index);
         if let Some(link) = self.get_mut(index)
-            && !std::mem::replace(&mut link.wants_flush, true)
+            && link.wants_flush & bit == 0
         {
-            self.unflushed.push(index);
+            link.wants_flush |= bit;
+            worker.unflushed.push(index);
         }
     }
 
-    /// Seals and queues everything that waits.
+    /// Queues everything of the worker's that waits.
     #[inline]
     pub(super) fn flush(&mut self, out: &mut Outputs) {
-        while let Some(index) = self.unflushed.pop() {
+        while let Some(index) = out.worker.unflushed.pop() {
             if let Some(link) = self.get_mut(index) {
                 link.flush(out);
             }

@@ -5,6 +5,7 @@
 mod drops;
 mod engine;
 mod links;
+mod worker;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,9 +18,11 @@ use crate::crypto::aead::Suites;
 use crate::crypto::session::SessionKey;
 use crate::topology::Routes;
 
-pub use crate::overlay::{RekeyLimits, Transmit};
+pub use crate::overlay::{Opened, Opener, RekeyLimits, Transmit};
+pub use crate::wire::shuttle::MAX_QUEUES as MAX_WORKERS;
 pub use drops::{DropReason, Drops};
 pub use engine::DataPlane;
+pub use worker::Worker;
 
 /// Where the data half gets secrets from. It must be the system's source, or as good: nothing that
 /// is kept may lead back to what it has given.
@@ -35,6 +38,8 @@ pub struct DataOptions {
     pub flood_limit: Option<u32>,
     /// Whether to answer ARP and neighbour discovery for containers of other hosts. Default: no.
     pub answer_neighbours: bool,
+    /// How many [`Worker`]s may drive the engine, from 1 to [`MAX_WORKERS`]. Default: 1.
+    pub workers: usize,
 }
 
 impl Default for DataOptions {
@@ -43,6 +48,7 @@ impl Default for DataOptions {
             shuttle: ShuttleOptions::default(),
             flood_limit: Some(FLOOD_LIMIT),
             answer_neighbours: false,
+            workers: 1,
         }
     }
 }

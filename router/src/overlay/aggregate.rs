@@ -13,22 +13,26 @@
 //!            `------- segment_len each -------'   no longer than segment_len
 //! ```
 //!
-//! Each frame is copied once, into its place, and sealed there. An open packet that outgrows the
-//! packets before it moves to a new buffer; a finished one that is shorter ends the run.
+//! Each frame is copied once, into its place, and sealed there, when the run is on its way out: by
+//! then the engine may be at work for another thread. An open packet that outgrows the packets before
+//! it moves to a new buffer; a closed one that is shorter ends the run.
 //!
 //! What a packet looks like is said by its overlay, as [`Packets`].
 //!
 //! Source: Weave data plane, sections 2.1, 2.2, 2.4 and 9 (freedom of the sender).
 
+use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::outbox::{BUFFER_LEN, Buffer, Outbox, Run};
 use crate::LinkId;
 use crate::constants::{MAX_UDP_PAYLOAD, PACKET_RECORDS, RUN_LEN};
 use crate::dataplane::DropReason;
 
-/// What the packets of one overlay on one link look like.
-pub(crate) trait Packets {
+/// What the packets of one overlay on one link look like, and the key that seals them with its
+/// sequence: the two are one, so that no number is ever used twice under a key.
+pub(crate) trait Packets: Debug + Send + Sync + 'static {
     /// The link.
     fn link(&self) -> LinkId;
     /// Source address of the datagrams, if it is not left to the kernel.
@@ -37,10 +41,11 @@ pub(crate) trait Packets {
     fn header_len(&self) -> usize;
     /// Bytes behind them.
     fn trailer_len(&self) -> usize;
-    /// The first sequence number that must not be used.
-    fn sequence_end(&self) -> u64;
-    /// Fills in header and trailer of a packet, and seals what stands between them.
-    fn close(&self, packet: &mut [u8], df: bool, sequence: u64);
+    /// Whether the sequence is at its end.
+    fn is_exhausted(&self, df: bool) -> bool;
+    /// Gives a packet the next number of the sequence, fills in its header and trailer, and seals
+    /// what stands between them. `queue` is the number of the queue by which it goes.
+    fn close(&self, packet: &mut [u8], df: bool, queue: u8);
 }
 
 /// A record in parts that follow each other: its header and, in two parts, its frame.
@@ -122,13 +127,12 @@ impl Filling {
     }
 }
 
-/// One link's way out with DF set, or with it clear, with a sequence of its own.
+/// One link's way out with DF set, or with it clear.
 #[derive(Debug)]
 pub(crate) struct Lane {
     df: bool,
-    next_sequence: u64,
-    /// Bytes of the packets closed since the sequence began.
-    closed_len: u64,
+    /// The queue by which its packets go.
+    pub(crate) queue: u8,
     filling: Option<Filling>,
 }
 
@@ -136,22 +140,9 @@ impl Lane {
     pub(crate) const fn new(df: bool) -> Self {
         Self {
             df,
-            next_sequence: 0,
-            closed_len: 0,
+            queue: 0,
             filling: None,
         }
-    }
-
-    /// Bytes of the packets closed since the sequence began.
-    #[inline]
-    pub(crate) const fn volume(&self) -> u64 {
-        self.closed_len
-    }
-
-    /// Begins the sequence anew, for another key. Everything has been flushed.
-    pub(crate) const fn restart(&mut self) {
-        self.next_sequence = 0;
-        self.closed_len = 0;
     }
 
     /// Whether a flush would do anything.
@@ -164,7 +155,7 @@ impl Lane {
     #[inline]
     pub(crate) fn push_record<P: Packets>(
         &mut self,
-        packets: &P,
+        packets: &Arc<P>,
         to: SocketAddr,
         limits: Limits,
         record: &Parts<'_>,
@@ -193,7 +184,12 @@ impl Lane {
     }
 
     /// Sends what is at hand.
-    pub(crate) fn flush<P: Packets>(&mut self, packets: &P, to: SocketAddr, outbox: &mut Outbox) {
+    pub(crate) fn flush<P: Packets>(
+        &mut self,
+        packets: &Arc<P>,
+        to: SocketAddr,
+        outbox: &mut Outbox,
+    ) {
         self.close(packets, to, outbox);
         self.finish(packets, to, outbox);
     }
@@ -202,7 +198,7 @@ impl Lane {
     #[inline]
     fn open<P: Packets>(
         &mut self,
-        packets: &P,
+        packets: &Arc<P>,
         to: SocketAddr,
         limits: Limits,
         record_len: usize,
@@ -212,7 +208,7 @@ impl Lane {
         if len > limits.first.min(BUFFER_LEN) {
             return Err(DropReason::TooBig);
         }
-        if self.next_sequence >= packets.sequence_end() {
+        if packets.is_exhausted(self.df) {
             return Err(DropReason::SequenceExhausted);
         }
         // A packet that the underlay has to fragment cannot be one of several in a run.
@@ -232,9 +228,10 @@ impl Lane {
         Ok(())
     }
 
-    /// Closes the open packet. It ends the run if nothing can follow it there.
+    /// Closes the open packet: it gets no more records. It ends the run if nothing can follow it
+    /// there.
     #[inline]
-    fn close<P: Packets>(&mut self, packets: &P, to: SocketAddr, outbox: &mut Outbox) {
+    fn close<P: Packets>(&mut self, packets: &Arc<P>, to: SocketAddr, outbox: &mut Outbox) {
         let Some(filling) = &mut self.filling else {
             return;
         };
@@ -243,12 +240,6 @@ impl Lane {
             return;
         }
         let len = open_len + packets.trailer_len();
-        let start = filling.closed_len;
-        if let Some(packet) = filling.buffer.get_mut(start..start + len) {
-            packets.close(packet, self.df, self.next_sequence);
-        }
-        self.next_sequence += 1;
-        self.closed_len += len as u64;
         filling.closed_len += len;
         filling.closed_count += 1;
         if filling.closed_count == 1 {
@@ -262,7 +253,7 @@ impl Lane {
     #[cold]
     fn split<P: Packets>(
         &mut self,
-        packets: &P,
+        packets: &Arc<P>,
         to: SocketAddr,
         outbox: &mut Outbox,
     ) -> Result<(), DropReason> {
@@ -284,7 +275,7 @@ impl Lane {
     }
 
     /// Hands the closed packets over.
-    fn finish<P: Packets>(&mut self, packets: &P, to: SocketAddr, outbox: &mut Outbox) {
+    fn finish<P: Packets>(&mut self, packets: &Arc<P>, to: SocketAddr, outbox: &mut Outbox) {
         let Some(filling) = self.filling.take() else {
             return;
         };
@@ -293,10 +284,10 @@ impl Lane {
             return;
         }
         outbox.push(Run {
-            link: packets.link(),
-            from: packets.from(),
+            packets: Arc::<P>::clone(packets),
             to,
             df: self.df,
+            queue: self.queue,
             segment_len: filling.segment_len,
             len: filling.closed_len,
             buffer: filling.buffer,

@@ -3,6 +3,8 @@
 //! Source: Weave data plane, sections 2.1 to 2.4.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use proto::PeerName;
 
@@ -26,7 +28,12 @@ pub(crate) struct Envelope {
     name: [u8; NAME_LEN],
     key: Option<SessionKey>,
     from_dialler: bool,
+    /// Numbers of the next packets with DF, and without.
+    next: [AtomicU64; 2],
 }
+
+/// Numbers that are left unused, for the packets that are on their way out when that is noticed.
+const SPARE: u64 = 1 << 32;
 
 impl Envelope {
     pub(crate) fn new(
@@ -41,6 +48,7 @@ impl Envelope {
             name: ours.to_bytes(),
             key,
             from_dialler,
+            next: [AtomicU64::new(0), AtomicU64::new(0)],
         }
     }
 
@@ -57,40 +65,80 @@ impl Envelope {
         self.key.is_some()
     }
 
-    /// Opens a packet of the neighbour in place, if they are sealed, unless it was seen before.
-    /// Returns where its records begin.
+    /// Opens a packet of the neighbour in place, if they are sealed. Returns where its records begin
+    /// and its number, if it has one.
     #[inline]
-    pub(crate) fn open(
-        &self,
-        packet: &mut [u8],
-        df_window: &mut ReplayWindow,
-        window: &mut ReplayWindow,
-    ) -> Result<usize, DropReason> {
+    pub(crate) fn open(&self, packet: &mut [u8]) -> Result<(usize, Option<Number>), DropReason> {
         let Some(key) = &self.key else {
             return if packet.len() < PLAIN_HEADER_LEN {
                 Err(DropReason::DatagramTooShort)
             } else {
-                Ok(PLAIN_HEADER_LEN)
+                Ok((PLAIN_HEADER_LEN, None))
             };
         };
+        let number = Number::of(packet).ok_or(DropReason::DatagramTooShort)?;
         let (header, body) = packet
             .split_first_chunk_mut::<SEALED_HEADER_LEN>()
             .ok_or(DropReason::DatagramTooShort)?;
         let [_, _, _, _, _, _, a, b, c, d, e, f, g, h, tag @ ..] = *header;
         let word = [a, b, c, d, e, f, g, h];
-        let number = u64::from_be_bytes(word);
-        let (window, sequence) = if number & DF_BIT == 0 {
-            (window, number)
-        } else {
-            (df_window, number & !DF_BIT)
-        };
-        if !window.is_new(sequence) {
-            return Err(DropReason::Replayed);
-        }
         secretbox::open_in_place(key, &nonce(!self.from_dialler, word), body, &tag)
             .map_err(|_| DropReason::NotAuthentic)?;
-        window.mark(sequence);
-        Ok(SEALED_HEADER_LEN)
+        Ok((SEALED_HEADER_LEN, Some(number)))
+    }
+
+    /// The number of the next packet.
+    #[inline]
+    pub(crate) fn next(&self, df: bool) -> &AtomicU64 {
+        let [with_df, without] = &self.next;
+        if df { with_df } else { without }
+    }
+}
+
+/// The number of a sealed packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Number {
+    df: bool,
+    sequence: u64,
+}
+
+impl Number {
+    #[inline]
+    fn of(packet: &[u8]) -> Option<Self> {
+        let word = packet.get(NAME_LEN..)?.first_chunk()?;
+        let number = u64::from_be_bytes(*word);
+        Some(Self {
+            df: number & DF_BIT != 0,
+            sequence: number & !DF_BIT,
+        })
+    }
+}
+
+/// Which packets of the neighbour have been seen, with DF and without.
+#[derive(Debug, Default)]
+pub(crate) struct Windows([ReplayWindow; 2]);
+
+impl Windows {
+    /// Whether a packet may be worth opening.
+    #[inline]
+    pub(crate) fn is_new(&self, packet: &[u8]) -> bool {
+        let [with_df, without] = &self.0;
+        Number::of(packet).is_none_or(|number| {
+            let window = if number.df { with_df } else { without };
+            window.is_new(number.sequence)
+        })
+    }
+
+    /// Remembers a packet that has been opened, unless it was seen before.
+    #[inline]
+    pub(crate) fn accept(&mut self, number: Number) -> Result<(), DropReason> {
+        let [with_df, without] = &mut self.0;
+        let window = if number.df { with_df } else { without };
+        if !window.is_new(number.sequence) {
+            return Err(DropReason::Replayed);
+        }
+        window.mark(number.sequence);
+        Ok(())
     }
 }
 
@@ -118,12 +166,13 @@ impl Packets for Envelope {
     }
 
     #[inline]
-    fn sequence_end(&self) -> u64 {
-        DF_BIT
+    fn is_exhausted(&self, df: bool) -> bool {
+        self.next(df).load(Ordering::Relaxed) >= DF_BIT - SPARE
     }
 
     #[inline]
-    fn close(&self, packet: &mut [u8], df: bool, sequence: u64) {
+    fn close(&self, packet: &mut [u8], df: bool, _queue: u8) {
+        let sequence = self.next(df).fetch_add(1, Ordering::Relaxed);
         let Some(key) = &self.key else {
             if let Some(name) = packet.first_chunk_mut() {
                 *name = self.name;
@@ -151,7 +200,7 @@ impl Lane {
     #[inline]
     pub(crate) fn push(
         &mut self,
-        envelope: &Envelope,
+        envelope: &Arc<Envelope>,
         to: SocketAddr,
         limits: Limits,
         (origin, destination): (PeerName, PeerName),

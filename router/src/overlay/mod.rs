@@ -16,6 +16,7 @@ mod aggregate;
 mod envelope;
 mod fragment;
 pub mod negotiate;
+mod opener;
 mod outbox;
 mod pmtu;
 mod shuttle;
@@ -32,25 +33,28 @@ use zeroize::Zeroizing;
 use crate::LinkId;
 use crate::constants::ANSWER_QUEUE_LEN;
 use crate::dataplane::{
-    DataOptions, DropReason, Drops, Entropy, Event, LinkConfig, LinkError, OverlayControl,
+    DataOptions, DropReason, Drops, Entropy, Event, LinkConfig, LinkError, OverlayControl, Worker,
 };
 use crate::offload::{Offload, Piece};
 use crate::status::{LinkStatus, Traffic};
 use crate::wire::ethernet::Frame;
-use crate::wire::shuttle::{Header, Note};
+use crate::wire::shuttle::{Header, MAX_QUEUES, Note};
 use crate::wire::sleeve::Special;
 
 pub(crate) use fragment::fragmentation_needed;
+pub(crate) use opener::{Id, Kind};
+pub use opener::{Opened, Opener};
 pub(crate) use outbox::Outbox;
 pub use outbox::Transmit;
 pub use shuttle::RekeyLimits;
-pub(crate) use shuttle::{Arrived, Shuttle};
+pub(crate) use shuttle::Shuttle;
 pub(crate) use sleeve::Sleeve;
 pub(crate) use stream::Stream;
 
 /// What links produce besides return values.
 pub(crate) struct Outputs {
-    pub(crate) outbox: Outbox,
+    /// On whose behalf the engine is at work.
+    pub(crate) worker: Worker,
     pub(crate) events: VecDeque<Event>,
     pub(crate) drops: Drops,
     /// For frames that have to be built; of no meaning between calls.
@@ -61,7 +65,7 @@ pub(crate) struct Outputs {
 impl Outputs {
     pub(crate) fn new(entropy: Entropy) -> Self {
         Self {
-            outbox: Outbox::default(),
+            worker: Worker::default(),
             events: VecDeque::new(),
             drops: Drops::default(),
             scratch: Vec::new(),
@@ -187,6 +191,11 @@ impl Forwarder {
     }
 }
 
+/// The bit of a worker in a set of them.
+pub(crate) const fn worker_bit(index: usize) -> u16 {
+    1 << (index % MAX_QUEUES)
+}
+
 /// One mesh connection, seen from the data half.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -198,8 +207,8 @@ pub(crate) struct Link {
     established: bool,
     failed: bool,
     traffic: Traffic,
-    /// Whether the engine has noted that this link wants a flush.
-    pub(crate) wants_flush: bool,
+    /// Workers that have noted that this link wants a flush, a bit for each.
+    pub(crate) wants_flush: u16,
 }
 
 impl Link {
@@ -214,10 +223,14 @@ impl Link {
     ) -> Self {
         let forwarder = |(index, name): (u8, &String)| match name.as_str() {
             negotiate::SHUTTLE => {
-                let shuttle = Shuttle::new(ours, index, session, options.shuttle, config, now);
+                let workers = options.workers;
+                let shuttle =
+                    Shuttle::new(ours, index, session, workers, options.shuttle, config, now);
                 Forwarder::Shuttle(Box::new(shuttle))
             }
-            negotiate::SLEEVE => Forwarder::Sleeve(Box::new(Sleeve::new(ours, index, config))),
+            negotiate::SLEEVE => {
+                Forwarder::Sleeve(Box::new(Sleeve::new(ours, index, options.workers, config)))
+            }
             negotiate::STREAM => Forwarder::Stream(Box::new(Stream::new(ours, index, config))),
             _ => Forwarder::Dead,
         };
@@ -229,7 +242,7 @@ impl Link {
             established: false,
             failed: false,
             traffic: Traffic::default(),
-            wants_flush: false,
+            wants_flush: 0,
         }
     }
 
@@ -345,7 +358,7 @@ impl Link {
 
     /// The sleeve forwarder, if it is set up and works.
     #[inline]
-    fn sleeve(&mut self) -> Option<&mut Sleeve> {
+    pub(crate) fn sleeve(&mut self) -> Option<&mut Sleeve> {
         let mut forwarders = self.forwarders.iter_mut();
         forwarders.find_map(|forwarder| match forwarder {
             Forwarder::Sleeve(sleeve) => Some(&mut **sleeve),
@@ -353,8 +366,9 @@ impl Link {
         })
     }
 
+    /// The shuttle forwarder, if it is set up and works.
     #[inline]
-    fn shuttle(&mut self) -> Option<&mut Shuttle> {
+    pub(crate) fn shuttle(&mut self) -> Option<&mut Shuttle> {
         let mut forwarders = self.forwarders.iter_mut();
         forwarders.find_map(|forwarder| match forwarder {
             Forwarder::Shuttle(shuttle) => Some(&mut **shuttle),
@@ -362,36 +376,54 @@ impl Link {
         })
     }
 
-    /// Opens a sleeve packet in place. Returns where its records begin.
+    /// What opens a sleeve packet of the neighbour, if that is worth while.
     #[inline]
-    pub(crate) fn open_sleeve(&mut self, packet: &mut [u8]) -> Result<usize, DropReason> {
-        self.sleeve().ok_or(DropReason::NoLink)?.open(packet)
+    pub(crate) fn sleeve_opener(&self, packet: &[u8]) -> Result<Opener, DropReason> {
+        let mut forwarders = self.forwarders.iter();
+        let envelope = forwarders.find_map(|forwarder| match forwarder {
+            Forwarder::Sleeve(sleeve) => Some(sleeve.opener(packet)),
+            _ => None,
+        });
+        Ok(Opener(Kind::Sleeve {
+            sender: self.peer,
+            envelope: envelope.unwrap_or(Err(DropReason::NoLink))?,
+        }))
     }
 
-    /// Opens a shuttle packet in place.
+    /// What opens a shuttle packet of the neighbour, if that is worth while.
     #[inline]
-    pub(crate) fn open_shuttle(
-        &mut self,
-        header: &Header,
-        packet: &mut [u8],
-        from: SocketAddr,
-        now: Instant,
-        out: &mut Outputs,
-    ) -> Result<Arrived, DropReason> {
-        let shuttle = self.shuttle().ok_or(DropReason::NoLink)?;
-        shuttle.open(header, packet, from, now, out)
+    pub(crate) fn shuttle_opener(&self, header: &Header) -> Result<Opener, DropReason> {
+        let mut forwarders = self.forwarders.iter();
+        let key = forwarders.find_map(|forwarder| match forwarder {
+            Forwarder::Shuttle(shuttle) => Some(shuttle.opener(header)),
+            _ => None,
+        });
+        Ok(Opener(Kind::Shuttle {
+            header: *header,
+            key: key.unwrap_or(Err(DropReason::NoLink))?,
+        }))
     }
 
-    /// A note of the neighbour in a shuttle packet.
+    /// A note of the neighbour in a shuttle packet that came by this queue of its.
     pub(crate) fn handle_note(
         &mut self,
         note: Note,
+        queue: u8,
         from: SocketAddr,
         now: Instant,
         out: &mut Outputs,
     ) {
         if let Some(shuttle) = self.shuttle() {
-            shuttle.handle_note(note, from, now, out);
+            shuttle.handle_note(note, queue, from, now, out);
+        }
+    }
+
+    /// Tests the worker's own queue to the neighbour.
+    pub(crate) fn test_queue(&mut self, now: Instant, out: &mut Outputs) {
+        if let Some(shuttle) = self.shuttle()
+            && shuttle.is_established()
+        {
+            shuttle.test_queue(now, out);
         }
     }
 
@@ -461,7 +493,7 @@ impl Link {
     /// Seals what waits for more, and queues it.
     #[inline]
     pub(crate) fn flush(&mut self, out: &mut Outputs) {
-        self.wants_flush = false;
+        self.wants_flush &= !worker_bit(out.worker.index);
         for forwarder in &mut self.forwarders {
             match forwarder {
                 Forwarder::Shuttle(shuttle) => shuttle.flush(out),

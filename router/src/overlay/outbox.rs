@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use super::aggregate::Packets;
 use crate::LinkId;
 use crate::constants::{MAX_UDP_PAYLOAD, TRANSMIT_POOL_LEN, TRANSMIT_QUEUE_LEN};
 
@@ -23,6 +25,9 @@ pub struct Transmit<'a> {
     pub to: SocketAddr,
     /// Whether routers must not fragment it: set DF on the IP header, else clear it.
     pub df: bool,
+    /// The queue by which they go. Each has a source port of its own, that of the mesh for queue 0,
+    /// so that the neighbour's device and kernel tell the queues apart.
+    pub queue: u8,
     /// Length of every datagram but the last, if there are several.
     pub segment_len: Option<usize>,
     /// The bytes.
@@ -43,13 +48,13 @@ pub(crate) type Buffer = Box<[u8]>;
 /// Bytes of a [`Buffer`].
 pub(crate) const BUFFER_LEN: usize = MAX_UDP_PAYLOAD;
 
-/// A finished run.
+/// A finished run. Its packets are sealed when it is handed out.
 #[derive(Debug)]
 pub(crate) struct Run {
-    pub(crate) link: LinkId,
-    pub(crate) from: Option<IpAddr>,
+    pub(crate) packets: Arc<dyn Packets>,
     pub(crate) to: SocketAddr,
     pub(crate) df: bool,
+    pub(crate) queue: u8,
     /// Length of the first datagram.
     pub(crate) segment_len: usize,
     pub(crate) len: usize,
@@ -94,19 +99,24 @@ impl Outbox {
         self.ready.push_back(run);
     }
 
-    /// The next run to send.
+    /// Seals the next run to send.
     pub(crate) fn next(&mut self) -> Option<Transmit<'_>> {
         if let Some(run) = self.lent.take() {
             self.give(run.buffer);
         }
         let run = self.lent.insert(self.ready.pop_front()?);
+        let payload = run.buffer.get_mut(..run.len).unwrap_or_default();
+        for packet in payload.chunks_mut(run.segment_len.max(1)) {
+            run.packets.close(packet, run.df, run.queue);
+        }
         Some(Transmit {
-            link: run.link,
-            from: run.from,
+            link: run.packets.link(),
+            from: run.packets.from(),
             to: run.to,
             df: run.df,
+            queue: run.queue,
             segment_len: (run.len > run.segment_len).then_some(run.segment_len),
-            payload: run.buffer.get(..run.len).unwrap_or_default(),
+            payload,
         })
     }
 

@@ -23,12 +23,13 @@
 //! section 9.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use proto::{ConnectionUid, PeerName};
 
 use super::aggregate::{Lane, Limits, Packets as _};
-use super::envelope::Envelope;
+use super::envelope::{Envelope, Number, Windows};
 use super::fragment::fragment;
 use super::pmtu::{Action, Pmtu};
 use super::{Outputs, Refused, Taken};
@@ -37,7 +38,6 @@ use crate::constants::{
     FAST_HEARTBEAT, FRAG_TEST_INTERVAL, HEARTBEAT_TIMEOUT, MAX_UDP_PAYLOAD, SHUTTLE_PROBE_MAX,
     SLEEVE_ACK_TIMEOUT, SLOW_HEARTBEAT,
 };
-use crate::crypto::replay::ReplayWindow;
 use crate::dataplane::{DropReason, Event, LinkConfig, LinkError, OverlayControl};
 use crate::offload::Offload;
 use crate::offload::segment::{Segments, Wanted};
@@ -65,6 +65,13 @@ enum State {
     Established,
 }
 
+/// The ways out of one worker.
+#[derive(Debug)]
+struct Lanes {
+    with_df: Lane,
+    without: Lane,
+}
+
 /// Sleeve on one connection.
 #[derive(Debug)]
 pub(crate) struct Sleeve {
@@ -87,11 +94,10 @@ pub(crate) struct Sleeve {
     /// Whether the underlay carries fragmented datagrams, as far as we know.
     fragments: bool,
     pmtu: Pmtu,
-    envelope: Envelope,
-    df_lane: Lane,
-    lane: Lane,
-    df_window: ReplayWindow,
-    window: ReplayWindow,
+    envelope: Arc<Envelope>,
+    /// Of each worker.
+    lanes: Box<[Lanes]>,
+    windows: Windows,
     heartbeat_at: Option<Instant>,
     silence_at: Option<Instant>,
     fragment_test_at: Option<Instant>,
@@ -99,7 +105,7 @@ pub(crate) struct Sleeve {
 
 impl Sleeve {
     /// Prepares; sends nothing.
-    pub(crate) fn new(ours: PeerName, index: u8, config: &LinkConfig) -> Self {
+    pub(crate) fn new(ours: PeerName, index: u8, workers: usize, config: &LinkConfig) -> Self {
         let envelope = Envelope::new(config.link, ours, config.key.clone(), config.outbound)
             .sent_from(config.local.ip());
         Self {
@@ -119,11 +125,14 @@ impl Sleeve {
             probe_count: 0,
             fragments: false,
             pmtu: Pmtu::new(config.peer, envelope.header_len()),
-            envelope,
-            df_lane: Lane::new(true),
-            lane: Lane::new(false),
-            df_window: ReplayWindow::default(),
-            window: ReplayWindow::default(),
+            envelope: Arc::new(envelope),
+            lanes: (0..workers.max(1))
+                .map(|_| Lanes {
+                    with_df: Lane::new(true),
+                    without: Lane::new(false),
+                })
+                .collect(),
+            windows: Windows::default(),
             heartbeat_at: None,
             silence_at: None,
             fragment_test_at: None,
@@ -198,12 +207,30 @@ impl Sleeve {
         }
     }
 
-    /// Opens a packet in place if it is sealed; it has the neighbour's name. Returns where its
-    /// records begin.
+    /// What opens a packet with the neighbour's name, if that is worth while.
     #[inline]
-    pub(crate) fn open(&mut self, packet: &mut [u8]) -> Result<usize, DropReason> {
-        self.envelope
-            .open(packet, &mut self.df_window, &mut self.window)
+    pub(crate) fn opener(&self, packet: &[u8]) -> Result<Arc<Envelope>, DropReason> {
+        if packet.len() < self.envelope.header_len() {
+            return Err(DropReason::DatagramTooShort);
+        }
+        if self.envelope.is_sealed() && !self.windows.is_new(packet) {
+            return Err(DropReason::Replayed);
+        }
+        Ok(Arc::clone(&self.envelope))
+    }
+
+    /// A packet has been opened by `envelope`: takes it, unless it was seen before.
+    #[inline]
+    pub(crate) fn accept(
+        &mut self,
+        envelope: &Arc<Envelope>,
+        number: Option<Number>,
+    ) -> Result<(), DropReason> {
+        // It may have been opened for a link that is gone, to the same neighbour.
+        if !Arc::ptr_eq(envelope, &self.envelope) {
+            return Err(DropReason::NoLink);
+        }
+        number.map_or(Ok(()), |number| self.windows.accept(number))
     }
 
     /// A special frame from the neighbour to us.
@@ -340,6 +367,9 @@ impl Sleeve {
             first: max_payload,
             more: max_payload,
         };
+        let Some(lanes) = self.lanes.get_mut(out.worker.index) else {
+            return Err(Refused::Next);
+        };
         let (lane, limits) = match frame.ipv4() {
             Some(ip) if ip.dont_fragment() => {
                 if is_too_big && is_flood {
@@ -348,7 +378,7 @@ impl Sleeve {
                 if is_too_big {
                     return Err(Refused::TooLong { mtu });
                 }
-                (&mut self.df_lane, df_limits)
+                (&mut lanes.with_df, df_limits)
             }
             Some(_) if !self.fragments => {
                 if is_too_big {
@@ -359,20 +389,27 @@ impl Sleeve {
                     }
                     return Ok(());
                 }
-                (&mut self.df_lane, df_limits)
+                (&mut lanes.with_df, df_limits)
             }
             _ => {
                 let limits = Limits {
                     first: MAX_UDP_PAYLOAD,
                     more: max_payload,
                 };
-                (&mut self.lane, limits)
+                (&mut lanes.without, limits)
             }
         };
         while let Some(piece) = pieces.next() {
             let parts = (piece.head, piece.body);
-            lane.push(&self.envelope, to, limits, peers, parts, &mut out.outbox)
-                .map_err(Refused::Drop)?;
+            lane.push(
+                &self.envelope,
+                to,
+                limits,
+                peers,
+                parts,
+                &mut out.worker.outbox,
+            )
+            .map_err(Refused::Drop)?;
             taken.count(&piece);
         }
         Ok(())
@@ -392,7 +429,10 @@ impl Sleeve {
         let ip = frame.ipv4().ok_or(DropReason::TooBig)?;
         let mut result = Ok(());
         let emit = |part: &[u8]| {
-            let (lane, outbox) = (&mut self.df_lane, &mut out.outbox);
+            let Some(lanes) = self.lanes.get_mut(out.worker.index) else {
+                return;
+            };
+            let (lane, outbox) = (&mut lanes.with_df, &mut out.worker.outbox);
             let pushed = lane.push(&self.envelope, to, limits, peers, (part, &[]), outbox);
             result = result.and(pushed);
         };
@@ -402,13 +442,16 @@ impl Sleeve {
         result
     }
 
-    /// Sends what is at hand on both lanes.
+    /// Sends what the worker has at hand on both lanes.
     #[inline]
     pub(crate) fn flush(&mut self, out: &mut Outputs) {
         let Some(to) = self.remote else { return };
-        for lane in [&mut self.df_lane, &mut self.lane] {
+        let Some(lanes) = self.lanes.get_mut(out.worker.index) else {
+            return;
+        };
+        for lane in [&mut lanes.with_df, &mut lanes.without] {
             if lane.is_pending() {
-                lane.flush(&self.envelope, to, &mut out.outbox);
+                lane.flush(&self.envelope, to, &mut out.worker.outbox);
             }
         }
     }
@@ -470,16 +513,26 @@ impl Sleeve {
             first: MAX_UDP_PAYLOAD,
             more: 0,
         };
+        let Some(lanes) = self.lanes.get_mut(out.worker.index) else {
+            return;
+        };
         let lane = if df {
-            &mut self.df_lane
+            &mut lanes.with_df
         } else {
-            &mut self.lane
+            &mut lanes.without
         };
         let (envelope, peers) = (&self.envelope, (self.ours, self.peer));
-        lane.flush(envelope, to, &mut out.outbox);
-        if let Err(reason) = lane.push(envelope, to, limits, peers, (frame, &[]), &mut out.outbox) {
+        lane.flush(envelope, to, &mut out.worker.outbox);
+        if let Err(reason) = lane.push(
+            envelope,
+            to,
+            limits,
+            peers,
+            (frame, &[]),
+            &mut out.worker.outbox,
+        ) {
             out.drops.count(reason);
         }
-        lane.flush(envelope, to, &mut out.outbox);
+        lane.flush(envelope, to, &mut out.worker.outbox);
     }
 }

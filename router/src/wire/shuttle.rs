@@ -14,7 +14,8 @@
 //! * The first byte is odd. That of a sleeve packet is the first of a peer name, which usually is a
 //!   unicast MAC address and so even: the two share a port. A neighbour whose name begins like this
 //!   is still told apart, since its packets are of no known session.
-//! * `kind`: bit 0 says that records are sealed, the other bits are zero.
+//! * `kind`: bit 0 says that records are sealed, the upper four bits number the sender's queue; the
+//!   other bits are zero.
 //! * `session` is the number that the *receiver* has given the link.
 //! * `epoch` says which of the link's keys, `counter` which packet under it. Unsealed packets are
 //!   of epoch 0.
@@ -40,6 +41,7 @@
 //!     5  key         epoch u16 | ephemeral public key (32)     dialler: let us have new keys
 //!     6  key answer  epoch u16 | ephemeral public key (32)     acceptor: I can open them
 //!     7  done        epoch u16                                 dialler: so can I
+//!     8  queue       u8         your heartbeat by this queue, not 0, reached me
 //! ```
 //!
 //! Bytes after what is described are ignored, and so are other tags.
@@ -73,7 +75,11 @@ pub const HEARTBEAT_LEN: usize = 9;
 /// Length of the MTU test that is longer than any path, and so makes the kernel tell its MTU.
 pub const MTU_PROBE_LEN: usize = 60_000;
 
+/// Most queues that a sender can have.
+pub const MAX_QUEUES: usize = 16;
+
 const KIND_SEALED: u8 = 1;
+const KIND_QUEUE_SHIFT: u32 = 4;
 const FLAG_OFFSET_16: u8 = 1;
 const FLAG_NAMES: u8 = 2;
 const FLAG_NOTE: u8 = 0x80;
@@ -90,6 +96,8 @@ pub struct Malformed;
 pub struct Header {
     /// Whether the records are sealed.
     pub is_sealed: bool,
+    /// By which of the sender's queues it has come, below [`MAX_QUEUES`].
+    pub queue: u8,
     /// Which keys.
     pub epoch: u16,
     /// The receiver's number of the link.
@@ -104,11 +112,13 @@ impl Header {
     pub fn decode(packet: &[u8]) -> Result<Self, Malformed> {
         let header: &[u8; HEADER_LEN] = packet.first_chunk().ok_or(Malformed)?;
         let [mark, kind, a, b, c, d, e, f, counter @ ..] = *header;
-        if mark != MARK || kind & !KIND_SEALED != 0 {
+        let queue = kind >> KIND_QUEUE_SHIFT;
+        if mark != MARK || kind & !KIND_SEALED != queue << KIND_QUEUE_SHIFT {
             return Err(Malformed);
         }
         Ok(Self {
             is_sealed: kind & KIND_SEALED != 0,
+            queue,
             epoch: u16::from_be_bytes([a, b]),
             session: u32::from_be_bytes([c, d, e, f]),
             counter: u64::from_be_bytes(counter),
@@ -118,7 +128,8 @@ impl Header {
     /// The header as it stands in the packet.
     #[inline]
     pub fn encode(&self) -> [u8; HEADER_LEN] {
-        let kind = if self.is_sealed { KIND_SEALED } else { 0 };
+        let sealed = if self.is_sealed { KIND_SEALED } else { 0 };
+        let kind = sealed | self.queue << KIND_QUEUE_SHIFT;
         let [a, b] = self.epoch.to_be_bytes();
         let [c, d, e, f] = self.session.to_be_bytes();
         let [g, h, i, j, k, l, m, n] = self.counter.to_be_bytes();
@@ -360,6 +371,8 @@ pub enum Control {
     KeyAnswer(u16, [u8; PUBLIC_KEY_LEN]),
     /// The dialler has both keys of the new epoch.
     Done(u16),
+    /// The heartbeat by this queue has arrived.
+    QueueHeard(u8),
 }
 
 impl Control {
@@ -380,6 +393,7 @@ impl Control {
             Self::Key(epoch, public) => (5, key(epoch, public)),
             Self::KeyAnswer(epoch, public) => (6, key(epoch, public)),
             Self::Done(epoch) => (7, epoch.to_be_bytes().to_vec()),
+            Self::QueueHeard(queue) => (8, vec![*queue]),
         }
     }
 
@@ -395,6 +409,7 @@ impl Control {
             5 => key().map(|(epoch, public)| Self::Key(epoch, public)),
             6 => key().map(|(epoch, public)| Self::KeyAnswer(epoch, public)),
             7 => epoch().map(Self::Done),
+            8 => body.first().copied().map(Self::QueueHeard),
             _ => None,
         };
         control.ok_or(Malformed)
@@ -429,16 +444,18 @@ mod tests {
     fn the_layouts_byte_by_byte() {
         let header = Header {
             is_sealed: true,
+            queue: 5,
             epoch: 0x0102,
             session: 0x0304_0506,
             counter: 0x0708_090a_0b0c_0d0e,
         };
         assert_eq!(
             hex::encode(header.encode()),
-            "53010102030405060708090a0b0c0d0e"
+            "53510102030405060708090a0b0c0d0e"
         );
         let plain = Header {
             is_sealed: false,
+            queue: 0,
             epoch: 0,
             ..header
         };
@@ -504,6 +521,7 @@ mod tests {
                 format!("0007{}", "02".repeat(32)),
             ),
             (Control::Done(7), 7, "0007".to_owned()),
+            (Control::QueueHeard(3), 8, "03".to_owned()),
         ];
         for (control, tag, body) in cases {
             let encoded = control.encode();
@@ -517,7 +535,7 @@ mod tests {
             }
         }
         assert_eq!(Control::decode(0, &[]), Err(Malformed));
-        assert_eq!(Control::decode(8, &[0; 99]), Err(Malformed));
+        assert_eq!(Control::decode(9, &[0; 99]), Err(Malformed));
         assert_eq!(Control::decode(1, &[2; 38]), Err(Malformed));
     }
 
@@ -528,7 +546,7 @@ mod tests {
         for len in 0..16 {
             assert_eq!(Header::decode(&good[..len]), Err(Malformed));
         }
-        for kind in 2..=255 {
+        for kind in (0..=255).filter(|kind| kind & 0x0e != 0) {
             let mut bad = good;
             bad[1] = kind;
             assert_eq!(Header::decode(&bad), Err(Malformed));
@@ -612,8 +630,8 @@ mod tests {
         }
 
         #[test]
-        fn headers_and_notes_survive(sealed: bool, epoch: u16, session: u32, counter: u64, mtu in 0..2000_u16) {
-            let header = Header { is_sealed: sealed, epoch, session, counter };
+        fn headers_and_notes_survive(sealed: bool, queue in 0..16_u8, epoch: u16, session: u32, counter: u64, mtu in 0..2000_u16) {
+            let header = Header { is_sealed: sealed, queue, epoch, session, counter };
             prop_assert_eq!(Header::decode(&header.encode()), Ok(header));
             for (note, expected) in [
                 (heartbeat(ConnectionUid(counter)).to_vec(), Note::Heartbeat(ConnectionUid(counter))),

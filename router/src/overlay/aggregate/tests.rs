@@ -1,10 +1,11 @@
+use std::sync::atomic::Ordering;
+
 use proptest::prelude::*;
 use proto::PeerName;
 use serde_json::Value as Json;
 
-use super::super::envelope::Envelope;
+use super::super::envelope::{Envelope, Windows};
 use super::*;
-use crate::crypto::replay::ReplayWindow;
 use crate::crypto::session::SessionKey;
 use crate::testing::{bytes, vectors};
 use crate::wire::sleeve::{DF_BIT, RECORD_HEADER_LEN, Records, SEALED_HEADER_LEN};
@@ -24,21 +25,30 @@ fn peer(text: &Json) -> PeerName {
     PeerName::from_bytes(bytes(text).try_into().unwrap())
 }
 
-/// Both windows of a receiver.
-#[derive(Default)]
-struct Windows(ReplayWindow, ReplayWindow);
+/// A link's envelope.
+fn envelope(sender: PeerName, key: Option<SessionKey>, from_dialler: bool) -> Arc<Envelope> {
+    Arc::new(Envelope::new(LINK, sender, key, from_dialler))
+}
 
 fn open(
     envelope: &Envelope,
     windows: &mut Windows,
     packet: &mut [u8],
 ) -> Result<usize, DropReason> {
-    envelope.open(packet, &mut windows.0, &mut windows.1)
+    if !windows.is_new(packet) {
+        return Err(DropReason::Replayed);
+    }
+    let (start, number) = envelope.open(packet)?;
+    if let Some(number) = number {
+        windows.accept(number)?;
+        assert_eq!(windows.accept(number), Err(DropReason::Replayed));
+    }
+    Ok(start)
 }
 
 #[test]
 fn sealed_vectors_both_ways() {
-    let mut state: Option<(Envelope, Envelope, Lane, Windows)> = None;
+    let mut state: Option<(Arc<Envelope>, Arc<Envelope>, Lane, Windows)> = None;
     for vector in vectors("sleeve_encrypted.json") {
         let name = vector["name"].as_str().unwrap();
         let inputs = &vector["inputs"];
@@ -49,8 +59,8 @@ fn sealed_vectors_both_ways() {
         if inputs["sequence"] == 0 {
             let key = || Some(key(&inputs["session_key"]));
             state = Some((
-                Envelope::new(LINK, sender, key(), from_dialler),
-                Envelope::new(LINK, ME, key(), !from_dialler),
+                envelope(sender, key(), from_dialler),
+                envelope(ME, key(), !from_dialler),
                 Lane::new(df),
                 Windows::default(),
             ));
@@ -104,7 +114,7 @@ fn replay_vectors() {
         let name = vector["name"].as_str().unwrap();
         let inputs = &vector["inputs"];
         let outbound = inputs["receiver_outbound"].as_bool().unwrap_or(false);
-        let envelope = Envelope::new(LINK, ME, Some(key(&inputs["session_key"])), outbound);
+        let envelope = envelope(ME, Some(key(&inputs["session_key"])), outbound);
         let mut windows = Windows::default();
         let packets = vector["hex"].as_array().unwrap();
         let meanings = vector["meaning"].as_array().unwrap();
@@ -140,7 +150,7 @@ fn special_packet_vectors() {
         }
         let key = key.map(|key| SessionKey(hex::decode(key).unwrap().try_into().unwrap()));
         let sender = PeerName::from_bytes([0x7a, 0x9f, 0xeb, 0xb6, 0x0c, 0x6e]);
-        let envelope = Envelope::new(LINK, sender, key, name.contains("outbound"));
+        let envelope = envelope(sender, key, name.contains("outbound"));
         let mut outbox = Outbox::default();
         let mut lane = Lane::new(true);
         let limits = Limits {
@@ -160,7 +170,12 @@ fn special_packet_vectors() {
 }
 
 /// Pushes frames of these lengths and returns the runs: segment length and datagrams.
-fn runs(envelope: &Envelope, lane: &mut Lane, limits: Limits, lens: &[usize]) -> Vec<Vec<usize>> {
+fn runs(
+    envelope: &Arc<Envelope>,
+    lane: &mut Lane,
+    limits: Limits,
+    lens: &[usize],
+) -> Vec<Vec<usize>> {
     let mut outbox = Outbox::default();
     for &len in lens {
         lane.push(
@@ -183,7 +198,7 @@ fn runs(envelope: &Envelope, lane: &mut Lane, limits: Limits, lens: &[usize]) ->
 
 #[test]
 fn equal_packets_make_runs() {
-    let envelope = Envelope::new(LINK, ME, None, true);
+    let envelope = envelope(ME, None, true);
     let mut lane = Lane::new(true);
     let limits = Limits {
         first: 1472,
@@ -218,7 +233,7 @@ fn equal_packets_make_runs() {
 
 #[test]
 fn what_the_underlay_must_fragment_travels_alone() {
-    let envelope = Envelope::new(LINK, ME, None, true);
+    let envelope = envelope(ME, None, true);
     let mut lane = Lane::new(false);
     let limits = Limits {
         first: MAX_UDP_PAYLOAD,
@@ -236,7 +251,7 @@ fn what_the_underlay_must_fragment_travels_alone() {
 
 #[test]
 fn refusals() {
-    let envelope = Envelope::new(LINK, ME, None, true);
+    let envelope = envelope(ME, None, true);
     let mut lane = Lane::new(true);
     let mut outbox = Outbox::default();
     let limits = |first| Limits { first, more: 100 };
@@ -271,8 +286,8 @@ fn refusals() {
     );
     lane.flush(&envelope, to(), &mut outbox);
     assert_eq!(outbox.next().unwrap().payload.len(), 100);
-    assert_eq!(lane.next_sequence, 1);
-    lane.next_sequence = DF_BIT;
+    assert_eq!(envelope.next(true).load(Ordering::Relaxed), 1);
+    envelope.next(true).store(DF_BIT - 1, Ordering::Relaxed);
     assert_eq!(
         push(&mut lane, 1, 100, &mut outbox),
         Err(DropReason::SequenceExhausted)
@@ -282,7 +297,7 @@ fn refusals() {
 #[test]
 fn buffers_are_bounded_and_reused() {
     use crate::constants::{TRANSMIT_POOL_LEN, TRANSMIT_QUEUE_LEN};
-    let envelope = Envelope::new(LINK, ME, None, true);
+    let envelope = envelope(ME, None, true);
     let mut lane = Lane::new(false);
     let mut outbox = Outbox::default();
     let limits = Limits {
@@ -328,7 +343,7 @@ proptest! {
         max_payload in 600..4000_usize,
     ) {
         let key = || is_sealed.then(|| SessionKey([9; 32]));
-        let (ours, theirs) = (Envelope::new(LINK, ME, key(), true), Envelope::new(LINK, ME, key(), false));
+        let (ours, theirs) = (envelope(ME, key(), true), envelope(ME, key(), false));
         let limits = Limits { first: if df { max_payload } else { MAX_UDP_PAYLOAD }, more: max_payload };
         let mut lane = Lane::new(df);
         let mut outbox = Outbox::default();
@@ -377,7 +392,7 @@ proptest! {
         lane.flush(&ours, to(), &mut outbox);
         drain(&mut outbox)?;
         prop_assert_eq!(&got, &pushed);
-        prop_assert_eq!(lane.next_sequence, datagrams);
+        prop_assert_eq!(ours.next(df).load(Ordering::Relaxed), datagrams);
         prop_assert!(!lane.is_pending());
     }
 }

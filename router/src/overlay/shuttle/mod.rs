@@ -28,7 +28,7 @@ mod send;
 mod session;
 
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use proto::{ConnectionUid, PeerName};
@@ -47,7 +47,9 @@ use crate::crypto::session::{PUBLIC_KEY_LEN, SessionKey};
 use crate::dataplane::{DropReason, Event, LinkConfig, LinkError, OverlayControl, ShuttleOptions};
 use crate::status::LinkStatus;
 use crate::wire::ethernet;
-use crate::wire::shuttle::{Control, HEADER_LEN, Header, Hello, Note, RECORD_HEADER_LEN, mtu_test};
+use crate::wire::shuttle::{
+    Control, HEADER_LEN, Header, Hello, Note, RECORD_HEADER_LEN, heartbeat, mtu_test,
+};
 
 use rekey::Keys;
 pub use rekey::RekeyLimits;
@@ -64,7 +66,7 @@ enum State {
     },
     /// So has the neighbour, and keys are agreed on.
     Ready {
-        outgoing: Outgoing,
+        outgoing: Arc<Outgoing>,
         incoming: Box<Incoming>,
         /// `None`: packets are not sealed.
         keys: Option<Box<Keys>>,
@@ -92,7 +94,8 @@ pub(crate) struct Shuttle {
     secret: Option<SessionKey>,
     is_sealed: bool,
     state: State,
-    lane: Lane,
+    /// The ways out, one for each worker.
+    queues: Box<[Queue]>,
     pmtu: Pmtu,
     /// Where the neighbour receives.
     remote: Option<SocketAddr>,
@@ -111,13 +114,12 @@ pub(crate) struct Shuttle {
     is_worn: bool,
 }
 
-/// What a datagram has brought.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Arrived {
-    /// Where its records stand.
-    pub(crate) records: Range<usize>,
-    /// Something has happened that changes deadlines.
-    pub(crate) is_news: bool,
+/// The way out of one worker.
+#[derive(Debug)]
+struct Queue {
+    lane: Lane,
+    /// When the neighbour has last said that packets by this queue reach it.
+    heard_at: Option<Instant>,
 }
 
 impl Shuttle {
@@ -126,6 +128,7 @@ impl Shuttle {
         ours: PeerName,
         index: u8,
         session: u32,
+        workers: usize,
         options: ShuttleOptions,
         config: &LinkConfig,
         now: Instant,
@@ -151,7 +154,12 @@ impl Shuttle {
             secret: config.key.clone(),
             is_sealed,
             state: State::Prepared,
-            lane: Lane::new(true),
+            queues: (0..workers.max(1))
+                .map(|_| Queue {
+                    lane: Lane::new(true),
+                    heard_at: None,
+                })
+                .collect(),
             pmtu: Pmtu::with_overhead(config.peer, super::negotiate::SHUTTLE, overhead),
             remote: config.remote,
             is_heard: false,
@@ -240,7 +248,8 @@ impl Shuttle {
             }
             Control::Key(epoch, public) => self.handle_key(epoch, &public, out),
             Control::KeyAnswer(epoch, public) => self.handle_key_answer(epoch, &public, now, out),
-            Control::Done(epoch) => self.handle_done(epoch, now, out),
+            Control::Done(epoch) => self.handle_done(epoch, now),
+            Control::QueueHeard(queue) => self.handle_queue_heard(queue, now),
         }
         false
     }
@@ -254,13 +263,7 @@ impl Shuttle {
         else {
             return;
         };
-        let mut outgoing = Outgoing {
-            link: self.link,
-            from: self.local,
-            session: theirs.session,
-            epoch: 0,
-            key: None,
-        };
+        let mut key = None;
         let mut incoming = Box::new(Incoming::new(self.is_sealed));
         let mut keys = None;
         if let (Some(secret), Some(ephemeral)) = (self.secret.take(), ephemeral) {
@@ -280,12 +283,13 @@ impl Shuttle {
                 self.state = State::Refused("shuttle: the neighbour's key is of low order");
                 return;
             };
-            outgoing.key = Some(seal);
+            key = Some(seal);
             incoming.install(0, open);
             keys = Some(Box::new(made));
         }
+        let outgoing = Outgoing::new(self.link, self.local, theirs.session, key);
         self.state = State::Ready {
-            outgoing,
+            outgoing: Arc::new(outgoing),
             incoming,
             keys,
         };
@@ -307,6 +311,40 @@ impl Shuttle {
         self.mtu_check_at = Some(now + SHUTTLE_MTU_CHECK);
         self.mtu_checks = 0;
         self.probe_mtu(out);
+    }
+
+    /// The neighbour gets packets by one of our queues.
+    fn handle_queue_heard(&mut self, queue: u8, now: Instant) {
+        if queue > 0
+            && let Some(way) = self.queues.get_mut(usize::from(queue))
+        {
+            way.heard_at = Some(now);
+            way.lane.queue = queue;
+        }
+    }
+
+    /// Tests the worker's own queue, and gives it up if the last tests were not heard.
+    pub(crate) fn test_queue(&mut self, now: Instant, out: &mut Outputs) {
+        let index = out.worker.index;
+        let Ok(queue) = u8::try_from(index) else {
+            return;
+        };
+        self.flush(out);
+        let Some(way) = self.queues.get_mut(index) else {
+            return;
+        };
+        let is_heard = |at: Instant| now.saturating_duration_since(at) < SHUTTLE_SILENCE;
+        let in_use = if way.heard_at.is_some_and(is_heard) {
+            queue
+        } else {
+            0
+        };
+        // The test goes there in any case.
+        way.lane.queue = queue;
+        self.send_note(&heartbeat(self.uid), out);
+        if let Some(way) = self.queues.get_mut(index) {
+            way.lane.queue = in_use;
+        }
     }
 
     /// Returns whether this is news.
@@ -356,71 +394,79 @@ impl Shuttle {
         };
         if let Some((fresh, seal)) = keys.answered(epoch, theirs, now) {
             incoming.install(fresh.epoch, fresh.open);
-            self.switch(epoch, seal, out);
+            self.switch(epoch, seal);
             self.send_control(&Control::Done(epoch), out);
         }
     }
 
-    fn handle_done(&mut self, epoch: u16, now: Instant, out: &mut Outputs) {
+    fn handle_done(&mut self, epoch: u16, now: Instant) {
         if let State::Ready {
             keys: Some(keys), ..
         } = &mut self.state
             && let Some(seal) = keys.done(epoch, now)
         {
-            self.switch(epoch, seal, out);
+            self.switch(epoch, seal);
         }
     }
 
-    /// Seals under new keys from now on.
-    fn switch(&mut self, epoch: u16, seal: AeadKey, out: &mut Outputs) {
-        self.flush(out);
+    /// Seals under new keys from now on, what waits as well.
+    fn switch(&mut self, epoch: u16, seal: AeadKey) {
         if let State::Ready { outgoing, .. } = &mut self.state {
-            outgoing.epoch = epoch;
-            outgoing.key = Some(seal);
-            self.lane.restart();
+            *outgoing = Arc::new(outgoing.renewed(epoch, seal));
             self.is_worn = false;
             tracing::debug!(peer = %self.peer, epoch, "shuttle: new keys");
         }
     }
 
-    /// Opens a packet in place, if it is sealed.
+    /// The key that opens a packet, if that is worth while; `None`: packets are not sealed.
     #[inline]
-    pub(crate) fn open(
+    pub(crate) fn opener(&self, header: &Header) -> Result<Option<Arc<AeadKey>>, DropReason> {
+        match &self.state {
+            State::Ready { incoming, .. } => incoming.opener(header),
+            _ => Err(DropReason::NoLink),
+        }
+    }
+
+    /// A packet of `len` bytes has been opened with `key`: takes it, unless it was seen before.
+    /// Returns whether something has happened that changes deadlines.
+    #[inline]
+    pub(crate) fn accept(
         &mut self,
-        header: &Header,
-        packet: &mut [u8],
+        (header, key, len): (&Header, Option<&Arc<AeadKey>>, usize),
         from: SocketAddr,
         now: Instant,
         out: &mut Outputs,
-    ) -> Result<Arrived, DropReason> {
+    ) -> Result<bool, DropReason> {
         let State::Ready { incoming, .. } = &mut self.state else {
             return Err(DropReason::NoLink);
         };
-        let opened = incoming.open(header, packet, now)?;
+        let is_latest = incoming.accept(header, key, len, now)?;
         let mut is_news = false;
         if self.is_sealed {
             self.heard_at = now;
-            if opened.is_latest && self.remote != Some(from) {
+            if is_latest && self.remote != Some(from) {
                 self.follow(from, now, out);
                 is_news = true;
             }
             is_news |= self.note_hearing(now, out);
         }
-        Ok(Arrived {
-            records: opened.records,
-            is_news,
-        })
+        Ok(is_news)
     }
 
     /// A note in a packet of the neighbour.
     pub(crate) fn handle_note(
         &mut self,
         note: Note,
+        queue: u8,
         from: SocketAddr,
         now: Instant,
         out: &mut Outputs,
     ) {
         match note {
+            Note::Heartbeat(uid) if uid == self.uid && queue > 0 => {
+                let (tag, body) = Control::QueueHeard(queue).encode();
+                out.answer(self.link, self.control(tag, body));
+            }
             Note::Heartbeat(uid) if uid == self.uid => {
                 if !self.is_sealed {
                     self.heard_at = now;
@@ -446,8 +492,12 @@ impl Shuttle {
                 "->[{}] shuttle: remote address changed from {remote} to {from}",
                 self.peer
             );
-            self.flush(out);
             self.remote = Some(from);
+            // What lets the other queues through may not be on the new way.
+            for queue in &mut self.queues {
+                queue.heard_at = None;
+                queue.lane.queue = 0;
+            }
         } else {
             self.remote = Some(from);
             self.send_heartbeat(now, out);
@@ -536,16 +586,16 @@ impl Shuttle {
     /// Sees to new keys.
     fn rekey(&mut self, now: Instant, out: &mut Outputs) {
         let State::Ready {
+            outgoing,
             incoming,
             keys: Some(keys),
-            ..
         } = &mut self.state
         else {
             return;
         };
         incoming.retire(now);
-        self.is_worn = keys.is_expired(now) || self.lane.volume() >= KEY_VOLUME_MAX;
-        let volume = self.lane.volume().max(incoming.volume());
+        self.is_worn = keys.is_expired(now) || outgoing.volume() >= KEY_VOLUME_MAX;
+        let volume = outgoing.volume().max(incoming.volume());
         if let Some((epoch, public)) = keys.offer(volume, now, || out.random()) {
             self.send_control(&Control::Key(epoch, public), out);
         }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use proto::PeerName;
 
-use super::{Shuttle, State};
+use super::{Queue, Shuttle, State};
 use crate::constants::{FAST_HEARTBEAT, MAX_UDP_PAYLOAD, SHUTTLE_HEARTBEAT, SHUTTLE_PROBE_MAX};
 use crate::dataplane::DropReason;
 use crate::offload::segment::{Segments, Wanted};
@@ -75,13 +75,15 @@ impl Shuttle {
             first: max_payload,
             more: max_payload,
         };
+        let Some(Queue { lane, .. }) = self.queues.get_mut(out.worker.index) else {
+            return Err(Refused::Next);
+        };
         let mut result = Ok(());
         while let Some(piece) = pieces.next() {
             // It fits a datagram, so its length fits 16 bits.
             let Ok(frame_len) = u16::try_from(piece.len()) else {
                 continue;
             };
-            let lane = &mut self.lane;
             let pushed = match RecordHeader::frame(frame_len, piece.checksum, names) {
                 Some(header) => {
                     let record = Parts {
@@ -89,7 +91,7 @@ impl Shuttle {
                         head: piece.head,
                         body: piece.body,
                     };
-                    lane.push_record(outgoing, to, limits, &record, &mut out.outbox)
+                    lane.push_record(outgoing, to, limits, &record, &mut out.worker.outbox)
                 }
                 None => {
                     // A checksum field in an unusual place.
@@ -100,7 +102,7 @@ impl Shuttle {
                         head: &out.scratch,
                         body: &[],
                     };
-                    lane.push_record(outgoing, to, limits, &record, &mut out.outbox)
+                    lane.push_record(outgoing, to, limits, &record, &mut out.worker.outbox)
                 }
             };
             match pushed {
@@ -122,9 +124,10 @@ impl Shuttle {
     pub(crate) fn flush(&mut self, out: &mut Outputs) {
         if let State::Ready { outgoing, .. } = &self.state
             && let Some(to) = self.remote
-            && self.lane.is_pending()
+            && let Some(Queue { lane, .. }) = self.queues.get_mut(out.worker.index)
+            && lane.is_pending()
         {
-            self.lane.flush(outgoing, to, &mut out.outbox);
+            lane.flush(outgoing, to, &mut out.worker.outbox);
         }
     }
 
@@ -167,14 +170,15 @@ impl Shuttle {
             head: note,
             body: &[],
         };
-        self.lane.flush(outgoing, to, &mut out.outbox);
-        let pushed = self
-            .lane
-            .push_record(outgoing, to, limits, &record, &mut out.outbox);
-        if let Err(reason) = pushed {
+        let Some(Queue { lane, .. }) = self.queues.get_mut(out.worker.index) else {
+            return;
+        };
+        let outbox = &mut out.worker.outbox;
+        lane.flush(outgoing, to, outbox);
+        if let Err(reason) = lane.push_record(outgoing, to, limits, &record, outbox) {
             out.drops.count(reason);
         }
-        self.lane.flush(outgoing, to, &mut out.outbox);
+        lane.flush(outgoing, to, outbox);
     }
 }
 

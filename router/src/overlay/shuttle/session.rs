@@ -5,7 +5,8 @@
 //! its own against packets seen before.
 
 use std::net::IpAddr;
-use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::super::aggregate::Packets;
@@ -19,16 +20,53 @@ use crate::wire::shuttle::{HEADER_LEN, Header};
 /// Epochs whose packets are opened. Divides 2^16, so that numbers that wrap keep their places.
 const EPOCH_COUNT: usize = 4;
 
-/// The way out.
+/// The way out, in one epoch.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    pub(super) link: LinkId,
-    pub(super) from: IpAddr,
+    link: LinkId,
+    from: IpAddr,
     /// The neighbour's number of the link.
-    pub(super) session: u32,
-    pub(super) epoch: u16,
+    session: u32,
+    epoch: u16,
     /// `None`: packets are not sealed.
-    pub(super) key: Option<AeadKey>,
+    key: Option<AeadKey>,
+    /// Number of the next packet.
+    next: AtomicU64,
+    /// Bytes sent.
+    volume: AtomicU64,
+}
+
+impl Outgoing {
+    /// In epoch 0.
+    pub(super) const fn new(
+        link: LinkId,
+        from: IpAddr,
+        session: u32,
+        key: Option<AeadKey>,
+    ) -> Self {
+        Self {
+            link,
+            from,
+            session,
+            epoch: 0,
+            key,
+            next: AtomicU64::new(0),
+            volume: AtomicU64::new(0),
+        }
+    }
+
+    /// In another epoch.
+    pub(super) fn renewed(&self, epoch: u16, key: AeadKey) -> Self {
+        Self {
+            epoch,
+            ..Self::new(self.link, self.from, self.session, Some(key))
+        }
+    }
+
+    /// Bytes sent in this epoch.
+    pub(super) fn volume(&self) -> u64 {
+        self.volume.load(Ordering::Relaxed)
+    }
 }
 
 impl Packets for Outgoing {
@@ -51,17 +89,22 @@ impl Packets for Outgoing {
     }
 
     #[inline]
-    fn sequence_end(&self) -> u64 {
-        u64::MAX
+    fn is_exhausted(&self, _df: bool) -> bool {
+        // The bound on the volume of a key comes long before.
+        false
     }
 
     #[inline]
-    fn close(&self, packet: &mut [u8], _df: bool, sequence: u64) {
+    fn close(&self, packet: &mut [u8], _df: bool, queue: u8) {
+        let counter = self.next.fetch_add(1, Ordering::Relaxed);
+        self.volume
+            .fetch_add(packet.len() as u64, Ordering::Relaxed);
         let header = Header {
             is_sealed: self.key.is_some(),
+            queue,
             epoch: self.epoch,
             session: self.session,
-            counter: sequence,
+            counter,
         };
         let header = header.encode();
         // Every packet was begun with room for the header and ended with room for the tag.
@@ -72,7 +115,7 @@ impl Packets for Outgoing {
         if let Some(key) = &self.key
             && let Some((records, tag)) = rest.split_last_chunk_mut::<TAG_LEN>()
         {
-            *tag = key.seal_in_place(sequence, &header, records);
+            *tag = key.seal_in_place(counter, &header, records);
         }
     }
 }
@@ -83,7 +126,7 @@ pub(super) struct Incoming {
     /// By the low bits of their numbers; empty if packets are not sealed.
     epochs: [Option<Epoch>; EPOCH_COUNT],
     is_sealed: bool,
-    /// The latest epoch in which a genuine packet came, and its highest counter.
+    /// The latest epoch in which a genuine packet came, and the highest counter of those by queue 0.
     latest: (u16, Option<u64>),
     /// When earlier epochs are forgotten.
     retire_at: Option<Instant>,
@@ -92,19 +135,10 @@ pub(super) struct Incoming {
 #[derive(Debug)]
 struct Epoch {
     number: u16,
-    key: AeadKey,
+    key: Arc<AeadKey>,
     window: ReplayWindow,
     /// Bytes opened.
     volume: u64,
-}
-
-/// A packet that has been opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Opened {
-    /// Where its records stand.
-    pub(super) records: Range<usize>,
-    /// Genuine, and later than all before: it tells where the neighbour is now.
-    pub(super) is_latest: bool,
 }
 
 impl Incoming {
@@ -122,7 +156,7 @@ impl Incoming {
         if let Some(place) = self.epochs.get_mut(usize::from(number) % EPOCH_COUNT) {
             *place = Some(Epoch {
                 number,
-                key,
+                key: Arc::new(key),
                 window: ReplayWindow::default(),
                 volume: 0,
             });
@@ -139,71 +173,81 @@ impl Incoming {
             .sum()
     }
 
-    /// Opens a packet in place, unless it was seen before.
+    /// The key that opens a packet, if that is worth while; `None`: packets are not sealed.
     #[inline]
-    pub(super) fn open(
-        &mut self,
-        header: &Header,
-        packet: &mut [u8],
-        now: Instant,
-    ) -> Result<Opened, DropReason> {
-        let len = packet.len();
+    pub(super) fn opener(&self, header: &Header) -> Result<Option<Arc<AeadKey>>, DropReason> {
         if header.is_sealed != self.is_sealed {
             return Err(DropReason::NotAuthentic);
         }
         if !self.is_sealed {
-            return Ok(Opened {
-                records: HEADER_LEN..len,
-                is_latest: false,
-            });
+            return Ok(None);
         }
+        let place = self
+            .epochs
+            .get(usize::from(header.epoch) % EPOCH_COUNT)
+            .and_then(Option::as_ref);
+        let epoch = place
+            .filter(|epoch| epoch.number == header.epoch)
+            .ok_or(DropReason::UnknownKey)?;
+        if !epoch.window.is_new(header.counter) {
+            return Err(DropReason::Replayed);
+        }
+        Ok(Some(Arc::clone(&epoch.key)))
+    }
+
+    /// A packet of `len` bytes has been opened with `key`: takes it, unless it was seen before.
+    /// Returns whether it tells where the neighbour is now: it is genuine, came by queue 0, and is
+    /// later than all before.
+    #[inline]
+    pub(super) fn accept(
+        &mut self,
+        header: &Header,
+        key: Option<&Arc<AeadKey>>,
+        len: usize,
+        now: Instant,
+    ) -> Result<bool, DropReason> {
+        let Some(key) = key else {
+            return if self.is_sealed {
+                Err(DropReason::NotAuthentic)
+            } else {
+                Ok(false)
+            };
+        };
         let place = self
             .epochs
             .get_mut(usize::from(header.epoch) % EPOCH_COUNT)
             .and_then(Option::as_mut);
+        // It may have been opened for a link that is gone, or with a key that is.
         let epoch = place
-            .filter(|epoch| epoch.number == header.epoch)
+            .filter(|epoch| Arc::ptr_eq(&epoch.key, key))
             .ok_or(DropReason::UnknownKey)?;
-        let (clear, rest) = packet
-            .split_first_chunk_mut::<HEADER_LEN>()
-            .ok_or(DropReason::DatagramTooShort)?;
-        let (records, tag) = rest
-            .split_last_chunk_mut::<TAG_LEN>()
-            .ok_or(DropReason::DatagramTooShort)?;
         if !epoch.window.is_new(header.counter) {
             return Err(DropReason::Replayed);
         }
-        epoch
-            .key
-            .open_in_place(header.counter, clear, records, tag)
-            .map_err(|_| DropReason::NotAuthentic)?;
         epoch.window.mark(header.counter);
         epoch.volume += len as u64;
-        let is_latest = self.note(header, now);
-        Ok(Opened {
-            records: HEADER_LEN..len - TAG_LEN,
-            is_latest,
-        })
+        Ok(self.note(header, now))
     }
 
-    /// Notes a genuine packet. Returns whether it is later than all before.
+    /// Notes a genuine packet. Returns whether it came by queue 0, and later than all before there.
     #[inline]
     fn note(&mut self, header: &Header, now: Instant) -> bool {
         let (latest, highest) = self.latest;
+        let counter = (header.queue == 0).then_some(header.counter);
         if header.epoch == latest {
-            let is_latest = highest.is_none_or(|highest| header.counter > highest);
+            let is_latest = counter.is_some() && highest < counter;
             if is_latest {
-                self.latest = (latest, Some(header.counter));
+                self.latest = (latest, counter);
             }
             return is_latest;
         }
         // At most four epochs are here at once: half of the numbers are ahead.
         let is_ahead = header.epoch.wrapping_sub(latest) < 0x8000;
         if is_ahead {
-            self.latest = (header.epoch, Some(header.counter));
+            self.latest = (header.epoch, counter);
             self.retire_at = Some(now + SHUTTLE_OLD_KEYS);
         }
-        is_ahead
+        is_ahead && counter.is_some()
     }
 
     /// When [`retire`](Self::retire) is due.
