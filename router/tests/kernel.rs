@@ -85,6 +85,7 @@ fn too_long_for_the_path_tells_the_mtu_and_the_rest_still_goes() {
             to: receiver.local_addr(),
             from: Some(Ipv4Addr::LOCALHOST),
             df,
+            own_port: false,
             segment_len,
             payload: &payload[..total],
         };
@@ -138,9 +139,7 @@ fn too_long_for_the_path_tells_the_mtu_and_the_rest_still_goes() {
         let mut lens = Vec::new();
         while lens.iter().sum::<usize>() < 1472 + 100 + 14_720 + 6100 + 60_000 {
             wait_readable(&receiver);
-            receiver
-                .receive(|_, datagram, _| lens.push(datagram.len()))
-                .unwrap();
+            receiver.receive(|_, range| lens.push(range.len())).unwrap();
         }
         let mut expected = vec![1472, 100];
         expected.extend([1472; 10]);
@@ -151,7 +150,7 @@ fn too_long_for_the_path_tells_the_mtu_and_the_rest_still_goes() {
 
 /// A device of either kind.
 fn tap(name: &str, choice: Choice) -> Box<dyn TapDevice> {
-    tap::open(name, choice).unwrap().device
+    tap::open(name, choice, 1).unwrap().queues.remove(0)
 }
 
 /// A bridge as wide as can be, with these ports.
@@ -298,7 +297,7 @@ fn plain_tap_takes_back_the_offloads_of_its_last_user() {
             .args(["tuntap", "add", "dev", "kept", "mode", "tap"])
             .status();
         assert!(made.unwrap().success());
-        drop(OffloadTap::open("kept").unwrap());
+        drop(OffloadTap::open("kept", 1).unwrap());
         let mut kept = PlainTap::open("kept").unwrap();
         let mut left = tap("left", Choice::Offload);
         bridge(&netlink, &["kept", "left"]).await;
@@ -338,7 +337,7 @@ fn tap_that_cannot_be_had_is_explained() {
         }
         // The same words whatever was asked for first.
         for (name, expected) in [("held", &busy), ("veth", &other)] {
-            let error = tap::open(name, Choice::Auto).err().unwrap();
+            let error = tap::open(name, Choice::Auto, 1).err().unwrap();
             assert_eq!(error.to_string(), expected.to_string());
         }
     });
@@ -508,7 +507,7 @@ async fn host(netlink: &Netlink, number: u8, kind: Choice) -> Router {
             trusted_subnets: Vec::new(),
         },
         bind: Ipv4Addr::UNSPECIFIED,
-        device: Some(tap),
+        queues: vec![tap],
         udp_offload: true,
         channels: Vec::new(),
         seed: [number; 32],

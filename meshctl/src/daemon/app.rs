@@ -15,7 +15,7 @@ use proto::gossip::GossipChannel;
 use proto::{PeerName, PeerUid};
 use rand::TryRng as _;
 use rand::rngs::SysRng;
-use router::io::tap::{self, TapDevice};
+use router::io::tap::{self, Offloads, TapDevice};
 use router::io::{Router, RouterConfig, RouterHandle};
 use router::mesh::MeshConfig;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -108,17 +108,17 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
         },
         names: start_names(&mut config, identity.name, &store).await?,
     };
-    let (device, tap) = match &config.bridge {
+    let (device, queues) = match &config.bridge {
         Some(name) => {
-            let (device, tap) = Underside::make(name, identity.name, &config).await?;
-            (Some(device), Some(tap))
+            let (device, queues) = Underside::make(name, identity.name, &config).await?;
+            (Some(device), queues)
         }
-        None => (None, None),
+        None => (None, Vec::new()),
     };
     let mut router = start(
         &mut config,
         (identity.name, &nickname),
-        tap,
+        queues,
         &services,
         seed,
     )?;
@@ -369,7 +369,7 @@ async fn hand_over(ipam: &Ipam, router: &RouterHandle) {
 fn start(
     config: &mut Config,
     (name, nickname): (PeerName, &str),
-    tap: Option<Box<dyn TapDevice>>,
+    queues: Vec<Box<dyn TapDevice>>,
     services: &Services,
     seed: [u8; 32],
 ) -> anyhow::Result<Router> {
@@ -395,7 +395,7 @@ fn start(
             trusted_subnets: std::mem::take(&mut config.trusted_subnets),
         },
         bind: config.bind,
-        device: tap,
+        queues,
         udp_offload: config.udp_offload,
         channels,
         seed,
@@ -517,14 +517,18 @@ impl Underside {
         bridge: &str,
         peer: PeerName,
         config: &Config,
-    ) -> anyhow::Result<(Self, Box<dyn TapDevice>)> {
+    ) -> anyhow::Result<(Self, Vec<Box<dyn TapDevice>>)> {
         let mtu = config.mtu;
         let netlink = Netlink::current().context("cannot speak with the kernel")?;
         bridge::ensure(&netlink, bridge, peer, mtu).await?;
-        let opened = tap::open(&bridge::tap_name(bridge), config.tap)?;
-        let tap = opened.device;
-        let name = tap.name().to_owned();
-        let mut description = format!("{name} (via TAP, {}", tap.offloads().describe());
+        let name = bridge::tap_name(bridge);
+        let opened = tap::open(&name, config.tap, config.data.workers)?;
+        let offloads = opened.queues.first().map(|queue| queue.offloads());
+        let offloads = offloads.map_or("", Offloads::describe);
+        let mut description = format!("{name} (via TAP, {offloads}");
+        if opened.queues.len() > 1 {
+            description.push_str(&format!(", {} queues", opened.queues.len()));
+        }
         if let Some(reason) = opened.refused {
             tracing::warn!("going on with plain frames, at a fraction of the speed: {reason}");
             description.push_str(": ");
@@ -540,7 +544,7 @@ impl Underside {
             peer,
             mtu,
         };
-        Ok((made, tap))
+        Ok((made, opened.queues))
     }
 
     fn ports(&self) -> Ports {

@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 
-use super::data::{self, DataThread, Report, Request};
+use super::data::{self, DataThreads, Report, Request};
 use super::tap::TapDevice;
 use super::tcp::{self, INPUT_COUNT, Input, Links, Task};
 use super::udp::UdpSocket;
@@ -42,8 +42,9 @@ pub struct RouterConfig {
     pub mesh: MeshConfig,
     /// Own address for both; unspecified: all. Sleeve knows IPv4 only.
     pub bind: Ipv4Addr,
-    /// The device on the local bridge. Without one the router only relays for others.
-    pub device: Option<Box<dyn TapDevice>>,
+    /// Queues of the device on the local bridge, each of which gets a thread. Without any the router
+    /// only relays for others, with [`DataOptions::workers`] threads.
+    pub queues: Vec<Box<dyn TapDevice>>,
     /// How frames travel.
     pub data: DataOptions,
     /// Whether several datagrams may go through the kernel as one, where it can.
@@ -167,15 +168,22 @@ impl Router {
         };
         let listener = tcp::listen(SocketAddr::V4(address));
         let listener = listener.map_err(|error| refused("TCP", &error))?;
-        let mut socket = UdpSocket::bind(address).map_err(|error| refused("UDP", &error))?;
+        let thread_count = match config.queues.len() {
+            0 => config.data.workers.max(1),
+            count => count,
+        };
+        let sockets = UdpSocket::bind_all(address, thread_count);
+        let mut sockets = sockets.map_err(|error| refused("UDP", &error))?;
         if !config.udp_offload {
-            socket.disable_offloads();
+            for socket in &mut sockets {
+                socket.disable_offloads();
+            }
         }
         let mut mesh = Mesh::new(config.mesh, config.seed, Instant::now());
         for (name, owner) in config.channels {
             mesh.register_channel(&name, owner)?;
         }
-        let started = data::start(mesh.name(), config.data, config.device, socket);
+        let started = data::start(mesh.name(), config.data, config.queues, sockets);
         let (data, reports) = started.map_err(StartError::Data)?;
         let (inputs, received) = mpsc::channel(INPUT_COUNT);
         let (asks, asked) = mpsc::channel(ASK_COUNT);
@@ -298,7 +306,7 @@ impl RouterHandle {
 struct Control {
     mesh: Mesh,
     links: Links,
-    data: DataThread,
+    data: DataThreads,
     /// What the data half had no room for. While there is any, connections are not read.
     backlog: VecDeque<Request>,
     targets: watch::Sender<Vec<String>>,

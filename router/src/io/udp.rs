@@ -8,68 +8,32 @@
 //! One socket serves both sending paths of sleeve (Weave data plane, section 2.5): whether IP's
 //! "don't fragment" flag is set is a property of the socket (`IP_MTU_DISCOVER`), switched between
 //! runs when it has to be. Nearly all runs want it set. IPv4 only, as sleeve is.
+//!
+//! With several queues each has a socket on the common port (`SO_REUSEPORT`), and for sending also one
+//! with a port of its own. A datagram of shuttle names the queue of its sender and is received by the
+//! socket of the same number, or of that number modulo theirs, so that flows keep to one queue on both
+//! hosts; others, and those of queue 0, are spread by peer. The own port keeps the queues apart where
+//! only addresses and ports are looked at: in the receive queues of network cards, and in receive
+//! offload.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{SocketAddr, SocketAddrV4};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::connect_unspec;
-use rustix::net::sockopt::{
-    Ipv4PathMtuDiscovery, ip_mtu, set_ip_mtu_discover, set_socket_recv_buffer_size_force,
-    set_socket_send_buffer_size_force,
-};
-use socket2::{Domain, Protocol, Socket, Type};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
-use crate::constants::MAX_UDP_PAYLOAD;
-
+mod send;
 mod sys;
 #[cfg(test)]
 mod tests;
 
+use send::Sender;
+pub use send::{Run, Sent};
+
 /// Buffers of the kernel in each direction: some 60 runs of the greatest length. Their memory is
 /// taken only while they are filled.
 const KERNEL_BUFFER_LEN: usize = 4 << 20;
-/// The kernel refuses longer runs; newer ones would take 128.
-const MAX_SEGMENTS: usize = 64;
-/// How long to wait when the kernel's buffer is full before datagrams are dropped. Bounds how long
-/// a stuck interface can hold up all others.
-const WRITABLE_TIMEOUT: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 5_000_000,
-};
-/// IPv4 and UDP header.
-const HEADERS_LEN: usize = 28;
-
-/// Datagrams for one destination.
-#[derive(Debug, Clone, Copy)]
-pub struct Run<'a> {
-    /// Where they go.
-    pub to: SocketAddrV4,
-    /// Source address, if it must not be left to the kernel's choice.
-    pub from: Option<Ipv4Addr>,
-    /// Whether they carry the "don't fragment" flag.
-    pub df: bool,
-    /// Length of each but the last, which may be shorter. Not 0.
-    pub segment_len: usize,
-    /// All of them, end to end.
-    pub payload: &'a [u8],
-}
-
-/// What became of the datagrams of a [`Run`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sent {
-    /// How many the kernel took.
-    pub sent: u64,
-    /// How many it refused as too long for the path.
-    pub too_long: u64,
-    /// The MTU of the path, headers included, if any was too long.
-    pub path_mtu: Option<u16>,
-    /// How many were dropped because the kernel's buffer stayed full.
-    pub congested: u64,
-    /// How many could not be sent for other reasons, such as a missing route.
-    pub failed: u64,
-}
 
 /// What one call of [`UdpSocket::receive`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -84,57 +48,82 @@ pub struct Received {
 
 /// A bound UDP socket that never blocks for long.
 pub struct UdpSocket {
-    socket: Socket,
     address: SocketAddrV4,
-    /// Whether runs are sent as one message. Cleared for good when the kernel or a device refuses.
-    gso: bool,
-    /// Whether IP_MTU_DISCOVER is DO; else it is DONT.
-    df: bool,
-    /// Asks for the MTU of paths. It is opened in time because a socket stays in the network
-    /// namespace of the thread that opened it.
-    scout: Socket,
+    sender: Sender,
+    /// With a port of its own, for all but the first of several.
+    own: Option<Sender>,
     buffers: Box<[u8]>,
 }
 
 impl UdpSocket {
     /// Binds a socket. With port 0 the kernel chooses one.
     pub fn bind(address: SocketAddrV4) -> io::Result<Self> {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_nonblocking(true)?;
+        let (sender, address) = Self::open(address, false)?;
+        Ok(Self::new(sender, address, None))
+    }
+
+    /// Binds `count` sockets to one address, one for each queue. With port 0 the kernel chooses one
+    /// for all.
+    pub fn bind_all(address: SocketAddrV4, count: usize) -> io::Result<Vec<Self>> {
+        let first = Self::bind(address)?;
+        if count <= 1 {
+            return Ok(vec![first]);
+        }
+        // Sharing is allowed only now: nobody who has the address already is joined by accident.
+        first.sender.socket.set_reuse_port(true)?;
+        let address = first.address;
+        let mut sockets = vec![first];
+        for _ in 1..count {
+            let (sender, address) = Self::open(address, true)?;
+            let own = Sender::new(KERNEL_BUFFER_LEN)?;
+            let any_port = SocketAddrV4::new(*address.ip(), 0);
+            own.socket.bind(&SocketAddr::V4(any_port).into())?;
+            sockets.push(Self::new(sender, address, Some(own)));
+        }
+        if let Some(first) = sockets.first()
+            && let Err(error) = sys::choose_by_queue(first.as_fd(), count)
+        {
+            tracing::info!(%error, "the kernel spreads datagrams by peer, not by queue");
+        }
+        Ok(sockets)
+    }
+
+    fn open(address: SocketAddrV4, is_shared: bool) -> io::Result<(Sender, SocketAddrV4)> {
+        let sender = Sender::new(KERNEL_BUFFER_LEN)?;
+        let socket = &sender.socket;
         // Beyond the usual limit with CAP_NET_ADMIN, else as far as that goes.
-        if set_socket_recv_buffer_size_force(&socket, KERNEL_BUFFER_LEN).is_err() {
+        if set_socket_recv_buffer_size_force(socket, KERNEL_BUFFER_LEN).is_err() {
             socket.set_recv_buffer_size(KERNEL_BUFFER_LEN)?;
         }
-        if set_socket_send_buffer_size_force(&socket, KERNEL_BUFFER_LEN).is_err() {
-            socket.set_send_buffer_size(KERNEL_BUFFER_LEN)?;
-        }
-        set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DO)?;
         if let Err(error) = sys::set_udp_option(socket.as_fd(), libc::UDP_GRO, 1) {
             tracing::info!(%error, "the kernel has no UDP receive offload");
         }
-        // 0 stands for "no segments by default". A kernel that does not know the option would
-        // ignore it in a control message too, and send the whole run as one datagram.
-        let gso = sys::set_udp_option(socket.as_fd(), libc::UDP_SEGMENT, 0);
-        if let Err(error) = &gso {
-            tracing::info!(%error, "the kernel has no UDP send offload");
+        if is_shared {
+            socket.set_reuse_port(true)?;
         }
         socket.bind(&SocketAddr::V4(address).into())?;
         let bound = socket.local_addr()?.as_socket_ipv4();
-        Ok(Self {
-            socket,
-            address: bound.ok_or_else(|| io::Error::other("bound to no IPv4 address"))?,
-            gso: gso.is_ok(),
-            df: true,
-            scout: Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?,
+        let bound = bound.ok_or_else(|| io::Error::other("bound to no IPv4 address"))?;
+        Ok((sender, bound))
+    }
+
+    fn new(sender: Sender, address: SocketAddrV4, own: Option<Sender>) -> Self {
+        Self {
+            address,
+            sender,
+            own,
             buffers: vec![0; sys::RECEIVE_COUNT * sys::RECEIVE_LEN].into_boxed_slice(),
-        })
+        }
     }
 
     /// Sends and receives every datagram by itself from now on, for underlays whose devices get
     /// runs wrong.
     pub fn disable_offloads(&mut self) {
-        self.gso = false;
-        if let Err(error) = sys::set_udp_option(self.socket.as_fd(), libc::UDP_GRO, 0) {
+        self.sender.gso = false;
+        if let Some(own) = &mut self.own {
+            own.gso = false;
+        }
+        if let Err(error) = sys::set_udp_option(self.as_fd(), libc::UDP_GRO, 0) {
             tracing::debug!(%error, "cannot switch UDP receive offload off");
         }
     }
@@ -144,28 +133,33 @@ impl UdpSocket {
         self.address
     }
 
-    /// Takes what has arrived, up to a batch, and shows to `handle` each datagram, its sender and
-    /// where it stands in [`buffers`](Self::buffers).
+    /// Takes what has arrived, up to a batch, and tells `note` of each datagram its sender and where
+    /// it stands in [`buffers`](Self::buffers).
     pub fn receive(
         &mut self,
-        mut handle: impl FnMut(SocketAddrV4, &mut [u8], usize),
+        mut note: impl FnMut(SocketAddrV4, Range<usize>),
     ) -> io::Result<Received> {
         let mut received = Received::default();
         let mut place = 0;
-        let show = |from: Option<SocketAddrV4>, bytes: &mut [u8], segment_len: usize| {
-            let mut at = place;
+        let show = |from: Option<SocketAddrV4>, len: usize, segment_len: usize| {
+            let end = place + len;
+            let mut start = place;
             place += sys::RECEIVE_LEN;
             let Some(from) = from else {
                 received.dropped += 1;
                 return;
             };
-            for datagram in bytes.chunks_mut(segment_len.max(1)) {
-                let len = datagram.len();
-                handle(from, datagram, at);
-                at += len;
+            // An empty datagram is one as well.
+            loop {
+                let next = end.min(start + segment_len.max(1));
+                note(from, start..next);
+                start = next;
+                if start >= end {
+                    break;
+                }
             }
         };
-        match sys::receive(self.socket.as_fd(), &mut self.buffers, show) {
+        match sys::receive(self.sender.socket.as_fd(), &mut self.buffers, show) {
             Ok(messages) => {
                 received.messages = messages;
                 received.more = messages == sys::RECEIVE_COUNT;
@@ -176,178 +170,22 @@ impl UdpSocket {
         }
     }
 
-    /// What the last [`receive`](Self::receive) has left, with all that its `handle` did to it.
+    /// What the last [`receive`](Self::receive) has brought.
     pub fn buffers(&mut self) -> &mut [u8] {
         &mut self.buffers
     }
 
     /// Sends a run, and does not give up on the rest when a part of it fails.
     pub fn send(&mut self, run: &Run<'_>) -> Sent {
-        let mut outcome = Sent::default();
-        if self.df != run.df {
-            let discover = if run.df {
-                Ipv4PathMtuDiscovery::DO
-            } else {
-                Ipv4PathMtuDiscovery::DONT
-            };
-            if let Err(error) = set_ip_mtu_discover(&self.socket, discover) {
-                tracing::debug!(%error, df = run.df, "cannot switch the DF flag");
-                outcome.failed += run.count();
-                return outcome;
-            }
-            self.df = run.df;
+        match &mut self.own {
+            Some(own) if run.own_port => own.send(run),
+            _ => self.sender.send(run),
         }
-        // What the kernel cuts it never fragments on top, whether DF is set or not. So one of several
-        // datagrams always fits the path as far as it is known, and a single one may be longer.
-        let is_single = run.payload.len() <= run.segment_len;
-        if !self.gso || (!run.df && is_single) {
-            self.send_singly(run, &mut outcome);
-            return outcome;
-        }
-        let segment_count = (MAX_UDP_PAYLOAD / run.segment_len.max(1)).clamp(1, MAX_SEGMENTS);
-        for payload in run.payload.chunks(segment_count * run.segment_len.max(1)) {
-            let part = Run { payload, ..*run };
-            let mut sent = self.send_as_one(&part);
-            if sent.as_ref().is_err_and(is_full) && self.wait_writable() {
-                sent = self.send_as_one(&part);
-            }
-            match sent {
-                Ok(()) => outcome.sent += part.count(),
-                Err(error) if is_full(&error) => outcome.congested += part.count(),
-                Err(error) => self.recover(&part, &error, &mut outcome),
-            }
-        }
-        outcome
-    }
-
-    /// Sends a run that is short enough as one message.
-    fn send_as_one(&self, run: &Run<'_>) -> io::Result<()> {
-        let segment_len = if run.payload.len() > run.segment_len {
-            Some(u16::try_from(run.segment_len).map_err(|_| io::ErrorKind::InvalidInput)?)
-        } else {
-            None
-        };
-        sys::send(
-            self.socket.as_fd(),
-            run.to,
-            run.from,
-            segment_len,
-            run.payload,
-        )
-    }
-
-    /// Tries the datagrams of a run by themselves after it was refused as a whole.
-    fn recover(&mut self, run: &Run<'_>, error: &io::Error, outcome: &mut Sent) {
-        let mut singly = Sent::default();
-        self.send_singly(run, &mut singly);
-        // The kernel refuses runs because of too long datagrams too, with errors that have other
-        // causes as well. Only if every datagram passes by itself the run was the problem.
-        // Without DF they may have passed in fragments.
-        let is_proof = run.df || error.raw_os_error() == Some(libc::EIO);
-        if is_proof && run.count() > 1 && singly.sent == run.count() {
-            tracing::info!(%error, "UDP send offload does not work here; going on without it");
-            self.gso = false;
-        }
-        outcome.add(singly);
-    }
-
-    /// Sends the datagrams of a run as a message each.
-    fn send_singly(&self, run: &Run<'_>, outcome: &mut Sent) {
-        let mut rest = run.payload;
-        let mut waited = false;
-        while !rest.is_empty() {
-            let datagrams = Run {
-                payload: rest,
-                ..*run
-            };
-            let done = match sys::send_each(self.socket.as_fd(), run.to, run.from, datagrams.iter())
-            {
-                Ok(count) => {
-                    waited = false;
-                    outcome.sent += count as u64;
-                    count.max(1)
-                }
-                Err(error) if is_full(&error) => {
-                    if !waited && self.wait_writable() {
-                        waited = true;
-                        continue;
-                    }
-                    outcome.congested += datagrams.count();
-                    return;
-                }
-                Err(error) if run.df && error.raw_os_error() == Some(libc::EMSGSIZE) => {
-                    let len = rest.len().min(run.segment_len);
-                    outcome.too_long += 1;
-                    outcome.path_mtu = outcome
-                        .path_mtu
-                        .or_else(|| Some(self.path_mtu(run.to, len)));
-                    1
-                }
-                Err(error) => {
-                    tracing::trace!(to = %run.to, %error, "cannot send a datagram");
-                    outcome.failed += 1;
-                    1
-                }
-            };
-            rest = rest
-                .get(done * run.segment_len.max(1)..)
-                .unwrap_or_default();
-        }
-    }
-
-    /// The MTU of the path, headers included, after the kernel refused a datagram of this length.
-    fn path_mtu(&self, to: SocketAddrV4, datagram_len: usize) -> u16 {
-        // It belongs to the route to one destination, so it takes a connected socket to ask. The
-        // source address stays from one connect to the next, unless that is undone.
-        let ask = || -> io::Result<u32> {
-            connect_unspec(&self.scout)?;
-            self.scout.connect(&SocketAddr::V4(to).into())?;
-            Ok(ip_mtu(&self.scout)?)
-        };
-        // The path may have become wider in between; this datagram was too long all the same.
-        let below_refused = (datagram_len + HEADERS_LEN).saturating_sub(1);
-        let mtu = ask().map_or(below_refused, |mtu| below_refused.min(mtu as usize));
-        u16::try_from(mtu).unwrap_or(u16::MAX)
-    }
-
-    /// Waits a little for room in the kernel's buffer.
-    fn wait_writable(&self) -> bool {
-        let mut fds = [PollFd::new(&self.socket, PollFlags::OUT)];
-        poll(&mut fds, Some(&WRITABLE_TIMEOUT)).is_ok_and(|ready| ready > 0)
     }
 }
 
 impl AsFd for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.sender.socket.as_fd()
     }
-}
-
-impl<'a> Run<'a> {
-    fn iter(&self) -> std::slice::Chunks<'a, u8> {
-        self.payload.chunks(self.segment_len.max(1))
-    }
-
-    fn count(&self) -> u64 {
-        self.iter().len() as u64
-    }
-}
-
-impl Sent {
-    /// Adds what became of more datagrams for the same destination.
-    pub fn add(&mut self, other: Self) {
-        self.sent += other.sent;
-        self.too_long += other.too_long;
-        self.path_mtu = other.path_mtu.or(self.path_mtu);
-        self.congested += other.congested;
-        self.failed += other.failed;
-    }
-}
-
-/// Whether a send failed for want of room, which passes.
-fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM)
-    )
 }

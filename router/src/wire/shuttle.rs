@@ -79,7 +79,8 @@ pub const MTU_PROBE_LEN: usize = 60_000;
 pub const MAX_QUEUES: usize = 16;
 
 const KIND_SEALED: u8 = 1;
-const KIND_QUEUE_SHIFT: u32 = 4;
+/// Position of the sender's queue in the second byte of a packet.
+pub const KIND_QUEUE_SHIFT: u32 = 4;
 const FLAG_OFFSET_16: u8 = 1;
 const FLAG_NAMES: u8 = 2;
 const FLAG_NOTE: u8 = 0x80;

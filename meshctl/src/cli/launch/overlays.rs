@@ -1,11 +1,12 @@
 //! Flags about how frames travel.
 
+use std::num::NonZero;
 use std::time::Duration;
 
 use clap::{ArgAction, ValueEnum};
 use router::constants::{FLOOD_LIMIT, REKEY_INTERVAL, REKEY_VOLUME};
 use router::crypto::aead::Suites;
-use router::dataplane::{DataOptions, RekeyLimits, ShuttleOptions};
+use router::dataplane::{DataOptions, MAX_WORKERS, RekeyLimits, ShuttleOptions};
 use router::overlay::negotiate::SUPPORTED;
 
 /// Which overlays, and how they work.
@@ -21,6 +22,11 @@ pub struct Overlays {
     #[arg(long, value_name = "SECONDS", default_value_t = REKEY_INTERVAL.as_secs(),
           value_parser = clap::value_parser!(u64).range(1..=86400))]
     rekey_interval: u64,
+    /// Threads that carry frames, each with a queue of the TAP device
+    /// [default: one for two processors, up to 4]
+    #[arg(long, value_name = "COUNT",
+          value_parser = clap::value_parser!(u8).range(1..=MAX_WORKERS as i64))]
+    data_threads: Option<u8>,
     /// Frames a second that a bridge may send to all hosts at once; 0 means any number
     #[arg(long, value_name = "COUNT", default_value_t = FLOOD_LIMIT)]
     flood_limit: u32,
@@ -51,6 +57,12 @@ fn overlay(name: &str) -> Result<&'static str, String> {
     known.ok_or_else(|| format!("no such overlay; there are {}", SUPPORTED.join(", ")))
 }
 
+/// The other processors are for the containers, and for the kernel's part.
+fn usual_threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    (processors / 2).clamp(1, 4)
+}
+
 impl Overlays {
     /// The overlays to offer. Their order is not the user's to choose: both ends must have the same.
     pub fn names(&self) -> Vec<String> {
@@ -75,6 +87,7 @@ impl Overlays {
             },
             flood_limit: (self.flood_limit > 0).then_some(self.flood_limit),
             answer_neighbours: self.arp_proxy,
+            workers: self.data_threads.map_or_else(usual_threads, usize::from),
         }
     }
 }

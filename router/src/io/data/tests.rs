@@ -1,7 +1,7 @@
 //! Two data threads over loopback, with socket pairs in place of TAP devices. The test stands in
 //! for both control halves.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use proto::{ConnectionUid, PeerUid, ShortId};
 use rand::SeedableRng as _;
@@ -45,7 +45,7 @@ fn routes(ours: u64, other: u64) -> Arc<Routes> {
 }
 
 struct Host {
-    data: DataThread,
+    data: DataThreads,
     reports: mpsc::Receiver<Report>,
     bridge: tokio::net::UnixDatagram,
     address: SocketAddrV4,
@@ -63,8 +63,8 @@ impl Host {
         let (data, reports) = start(
             name(ours),
             crate::dataplane::DataOptions::default(),
-            Some(device),
-            socket,
+            vec![device],
+            vec![socket],
         )
         .unwrap();
         Self {

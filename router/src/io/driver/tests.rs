@@ -43,7 +43,7 @@ fn config(number: u8, port: u16, password: Option<&str>) -> RouterConfig {
             trusted_subnets: Vec::new(),
         },
         bind: address(number),
-        device: None,
+        queues: Vec::new(),
         udp_offload: true,
         channels: Vec::new(),
         seed: [number; 32],
@@ -54,7 +54,7 @@ fn config(number: u8, port: u16, password: Option<&str>) -> RouterConfig {
 fn start(number: u8, port: u16, password: Option<&str>) -> (Router, UnixDatagram) {
     let (device, bridge) = fake_tap();
     let config = RouterConfig {
-        device: Some(device),
+        queues: vec![device],
         ..config(number, port, password)
     };
     (Router::start(config).unwrap(), bridge)
@@ -142,7 +142,7 @@ async fn frames_are_relayed_through_a_host_without_device() {
         let (device, bridge) = fake_tap();
         let mut config = config(number, port, Some("secret"));
         config.mesh.discovery = false;
-        config.device = Some(device);
+        config.queues = vec![device];
         (Router::start(config).unwrap(), bridge)
     };
     let (one, bridge_one) = quiet(1);

@@ -52,7 +52,9 @@ impl Offloads {
     }
 }
 
-/// A device that exchanges whole Ethernet frames with the kernel, never waiting.
+/// A device that exchanges whole Ethernet frames with the kernel, never waiting; or one of its queues.
+/// Of several the kernel chooses one for each flow, and stays with it: that in which a frame of the
+/// flow in the other direction was last written, else any.
 pub trait TapDevice: Send {
     /// Its name in the kernel.
     fn name(&self) -> &str;
@@ -97,33 +99,35 @@ pub enum Choice {
 
 /// A device, and how it came to be this one.
 pub struct Opened {
-    /// The device.
-    pub device: Box<dyn TapDevice>,
+    /// The queues of the device, at least one.
+    pub queues: Vec<Box<dyn TapDevice>>,
     /// Why there are no offloads although they were wanted.
     pub refused: Option<String>,
 }
 
 /// Creates a device, or takes a persistent one that nobody holds. It is down and in no bridge, and
-/// gone from the kernel when the value is dropped, unless it was made persistent by others.
-pub fn open(name: &str, choice: Choice) -> Result<Opened, TapError> {
+/// gone from the kernel when the value is dropped, unless it was made persistent by others. A plain
+/// device has one queue, and so has a persistent one that was made for one; others get `queue_count`.
+pub fn open(name: &str, choice: Choice, queue_count: usize) -> Result<Opened, TapError> {
     choose(
         choice,
-        || OffloadTap::open(name),
+        || OffloadTap::open(name, queue_count),
         || PlainTap::open(name).map(|tap| Box::new(tap) as Box<dyn TapDevice>),
     )
 }
 
 fn choose<T: TapDevice + 'static>(
     choice: Choice,
-    offload: impl FnOnce() -> Result<T, TapError>,
+    offload: impl FnOnce() -> Result<Vec<T>, TapError>,
     plain: impl FnOnce() -> Result<Box<dyn TapDevice>, TapError>,
 ) -> Result<Opened, TapError> {
     let refused = match choice {
         Choice::Plain => None,
         Choice::Auto | Choice::Offload => match offload() {
-            Ok(device) => {
+            Ok(queues) => {
+                let boxed = queues.into_iter().map(|queue| Box::new(queue) as _);
                 return Ok(Opened {
-                    device: Box::new(device),
+                    queues: boxed.collect(),
                     refused: None,
                 });
             }
@@ -132,8 +136,8 @@ fn choose<T: TapDevice + 'static>(
         },
     };
     // If that fails too its error is the one that matters.
-    let device = plain()?;
-    Ok(Opened { device, refused })
+    let queues = vec![plain()?];
+    Ok(Opened { queues, refused })
 }
 
 /// Why there is no TAP device.

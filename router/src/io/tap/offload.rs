@@ -25,7 +25,7 @@ const TCP: c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | lib
 /// `TUN_F_USO4` and `TUN_F_USO6` of linux/if_tun.h, since Linux 6.2.
 const UDP: c_uint = 0x20 | 0x40;
 
-/// A TAP device through which super-frames go.
+/// A TAP device through which super-frames go, or one of its queues.
 #[derive(Debug)]
 pub struct OffloadTap {
     file: File,
@@ -34,11 +34,25 @@ pub struct OffloadTap {
 }
 
 impl OffloadTap {
-    /// Creates the device, or takes a persistent one that nobody holds. It is down and in no
-    /// bridge, and gone from the kernel when this value is dropped, unless it was made persistent
-    /// by others.
-    pub fn open(name: &str) -> Result<Self, TapError> {
+    /// Creates the device, or takes a persistent one that nobody holds, and opens that many queues of
+    /// it, or one if a persistent device has no more. It is down and in no bridge, and gone from the
+    /// kernel when the values are dropped, unless it was made persistent by others.
+    pub fn open(name: &str, queue_count: usize) -> Result<Vec<Self>, TapError> {
         check_name(name)?;
+        if queue_count > 1 {
+            match Self::queue(name, true) {
+                Ok(first) => {
+                    let rest = (1..queue_count).map(|_| Self::queue(name, true));
+                    return std::iter::once(Ok(first)).chain(rest).collect();
+                }
+                Err(TapError::NoOffloads { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(vec![Self::queue(name, false)?])
+    }
+
+    fn queue(name: &str, is_one_of_several: bool) -> Result<Self, TapError> {
         let explain = |source: io::Error| TapError::explain(name, source);
         let file = OpenOptions::new()
             .read(true)
@@ -53,7 +67,7 @@ impl OffloadTap {
                 source,
             }
         };
-        let attached = attach(file.as_fd(), name);
+        let attached = attach(file.as_fd(), name, is_one_of_several);
         attached.map_err(|error| match error.raw_os_error() {
             // Of a kernel that has never heard of the header, as of a device of another kind; the
             // back end of plain frames will tell.
@@ -115,14 +129,17 @@ impl TapDevice for OffloadTap {
 }
 
 /// Makes the descriptor one of the TAP device of this name, which is created if need be.
-fn attach(tun: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+fn attach(tun: BorrowedFd<'_>, name: &str, is_one_of_several: bool) -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // The name was checked to leave a zero at the end.
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from.cast_signed();
     }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    if is_one_of_several {
+        flags |= libc::IFF_MULTI_QUEUE;
+    }
     request.ifr_ifru.ifru_flags = i16::try_from(flags).map_err(io::Error::other)?;
     // SAFETY: this request takes a pointer to an ifreq, which outlives the call; the kernel may
     // write to it.

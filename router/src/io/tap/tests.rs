@@ -35,21 +35,21 @@ fn refusal() -> TapError {
 
 #[tokio::test]
 async fn offloads_if_they_can_be_had() {
-    let good = || Ok(Fake(fake_tap().0));
+    let good = || Ok(vec![Fake(fake_tap().0)]);
     let plain = || Ok(fake_tap().0);
     for choice in [Choice::Auto, Choice::Offload] {
         let opened = choose(choice, good, || panic!("not needed")).unwrap();
-        assert_eq!(opened.device.offloads(), Offloads::Tcp);
+        assert_eq!(opened.queues[0].offloads(), Offloads::Tcp);
         assert_eq!(opened.refused, None);
     }
-    let not_wanted = || -> Result<Fake, _> { panic!("not wanted") };
+    let not_wanted = || -> Result<Vec<Fake>, _> { panic!("not wanted") };
     let opened = choose(Choice::Plain, not_wanted, plain).unwrap();
-    assert_eq!(opened.device.offloads(), Offloads::None);
+    assert_eq!(opened.queues[0].offloads(), Offloads::None);
     assert_eq!(opened.refused, None);
 
-    let bad = || -> Result<Fake, _> { Err(refusal()) };
+    let bad = || -> Result<Vec<Fake>, _> { Err(refusal()) };
     let opened = choose(Choice::Auto, bad, plain).unwrap();
-    assert_eq!(opened.device.offloads(), Offloads::None);
+    assert_eq!(opened.queues[0].offloads(), Offloads::None);
     assert_eq!(
         opened.refused.unwrap(),
         "the kernel refuses offloads on TAP device tap (TUNSETOFFLOAD: Operation not permitted \

@@ -14,7 +14,11 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-use libc::{c_int, c_uint, cmsghdr, iovec, mmsghdr, msghdr, sockaddr_in, socklen_t};
+use libc::{
+    c_int, c_uint, cmsghdr, iovec, mmsghdr, msghdr, sock_filter, sock_fprog, sockaddr_in, socklen_t,
+};
+
+use crate::wire::shuttle;
 
 /// Messages taken from the kernel at once. Each needs a buffer of [`RECEIVE_LEN`], and one that was
 /// filled once stays resident.
@@ -65,13 +69,58 @@ pub(super) fn set_udp_option(
     }
 }
 
+/// Lets the kernel choose among `count` sockets of one port, of which this is the first: a datagram of
+/// shuttle goes to that of its sender's queue, others and those of queue 0 are spread by the addresses
+/// and ports of both ends.
+pub(super) fn choose_by_queue(socket: BorrowedFd<'_>, count: usize) -> io::Result<()> {
+    const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const SHIFT_RIGHT: u16 = (libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K) as u16;
+    const MODULO: u16 = (libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    const RETURN_RESULT: u16 = (libc::BPF_RET | 0x10) as u16;
+    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+    // It sees the datagram without its UDP header.
+    let mut steps = [
+        step(LOAD_BYTE, 0, 0, 0),
+        step(JUMP_IF_EQUAL, 0, 5, shuttle::MARK.into()),
+        step(LOAD_BYTE, 0, 0, 1),
+        step(SHIFT_RIGHT, 0, 0, shuttle::KIND_QUEUE_SHIFT),
+        step(JUMP_IF_EQUAL, 2, 0, 0),
+        step(MODULO, 0, 0, count as u32),
+        step(RETURN_RESULT, 0, 0, 0),
+        // There is no such socket, so that the kernel goes on as if there were no program.
+        step(RETURN, 0, 0, u32::MAX),
+    ];
+    let program = sock_fprog {
+        len: steps.len() as u16,
+        filter: steps.as_mut_ptr(),
+    };
+    // SAFETY: the pointer and the length are those of `program`, which points to `steps` with their
+    // number; both outlive the call, which copies them.
+    let code = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size_of::<sock_fprog>() as socklen_t,
+        )
+    };
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Takes messages into `buffers`, [`RECEIVE_COUNT`] of [`RECEIVE_LEN`] bytes, and shows each to
-/// `handle`: the sender, the bytes, and the length of the datagrams of which they are a run. One
+/// `handle`: the sender, how many bytes, and the length of the datagrams of which they are a run. One
 /// that was cut or whose sender is no IPv4 address is shown without sender. Returns how many.
 pub(super) fn receive(
     socket: BorrowedFd<'_>,
     buffers: &mut [u8],
-    mut handle: impl FnMut(Option<SocketAddrV4>, &mut [u8], usize),
+    mut handle: impl FnMut(Option<SocketAddrV4>, usize, usize),
 ) -> io::Result<usize> {
     let mut addresses = [NO_ADDRESS; RECEIVE_COUNT];
     let mut controls = [Control([0; 64]); RECEIVE_COUNT];
@@ -111,12 +160,7 @@ pub(super) fn receive(
         };
         count as isize
     })?;
-    for ((header, address), buffer) in headers
-        .iter()
-        .zip(&addresses)
-        .zip(buffers.chunks_exact_mut(RECEIVE_LEN))
-        .take(count)
-    {
+    for (header, address) in headers.iter().zip(&addresses).take(count) {
         let whole = header.msg_hdr.msg_flags & libc::MSG_TRUNC == 0;
         let is_ipv4 = c_int::from(address.sin_family) == libc::AF_INET;
         let from = (whole && is_ipv4).then(|| {
@@ -124,9 +168,8 @@ pub(super) fn receive(
             SocketAddrV4::new(ip, u16::from_be(address.sin_port))
         });
         let len = RECEIVE_LEN.min(header.msg_len as usize);
-        let bytes = buffer.get_mut(..len).unwrap_or_default();
         let segment_len = received_segment_len(&header.msg_hdr).unwrap_or(len);
-        handle(from, bytes, segment_len);
+        handle(from, len, segment_len);
     }
     Ok(count)
 }
