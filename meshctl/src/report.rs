@@ -334,6 +334,9 @@ pub struct Link {
     pub mtu: u16,
     /// Whether the path carries fragmented datagrams.
     pub fragments: bool,
+    /// By how many ports frames go.
+    #[serde(default)]
+    pub queues: usize,
     /// What crossed it.
     pub traffic: Counters,
 }
@@ -554,6 +557,7 @@ fn link(link: &LinkStatus) -> Link {
         address: link.address.map(|address| address.to_string()),
         mtu: link.mtu,
         fragments: link.fragments,
+        queues: link.queues,
         traffic: link.traffic.into(),
     }
 }

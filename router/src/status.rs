@@ -153,6 +153,8 @@ pub struct LinkStatus {
     pub mtu: u16,
     /// Whether the path carries fragmented datagrams.
     pub fragments: bool,
+    /// By how many ports frames go, the common one included.
+    pub queues: usize,
     /// Frames and bytes that crossed the link.
     pub traffic: Traffic,
 }

@@ -30,6 +30,8 @@ const ETHERNET_LEN: usize = 14;
 /// Where an IPv4 packet in a frame names its protocol.
 const PROTOCOL: usize = ETHERNET_LEN + 9;
 const UDP: u8 = 17;
+/// Where its source port is, if the IP header has no options.
+const SOURCE_PORT: usize = ETHERNET_LEN + 20;
 
 /// What happens to frames. The default is fair.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +51,8 @@ pub struct Weather {
     pub longest: usize,
     /// Pairs of hosts, by number, between which no UDP gets through.
     pub no_udp: Vec<(usize, usize)>,
+    /// The only port from which UDP gets through, as with a firewall that knows who talks to whom.
+    pub only_udp_from: Option<u16>,
 }
 
 impl Default for Weather {
@@ -61,6 +65,7 @@ impl Default for Weather {
             rate: None,
             longest: usize::MAX,
             no_udp: Vec::new(),
+            only_udp_from: None,
         }
     }
 }
@@ -181,6 +186,12 @@ impl Carrier {
             return;
         }
         let udp = frame.get(12..14) == Some(&[8, 0]) && frame.get(PROTOCOL) == Some(&UDP);
+        if let Some(port) = weather.only_udp_from
+            && udp
+            && frame.get(SOURCE_PORT..SOURCE_PORT + 2) != Some(&port.to_be_bytes())
+        {
+            return;
+        }
         for to in to {
             let barred =
                 |pair: &(usize, usize)| [(from + 1, to + 1), (to + 1, from + 1)].contains(pair);

@@ -71,6 +71,7 @@ fn link(peer: &str, encrypted: bool, mtu: u16) -> LinkStatus {
         address: Some("10.0.0.2:6783".parse().unwrap()),
         mtu,
         fragments: true,
+        queues: 1,
         traffic: Traffic {
             rx_frames: 1,
             rx_bytes: 100,

@@ -565,6 +565,7 @@ impl Link {
             address: None,
             mtu: 0,
             fragments: false,
+            queues: 1,
             traffic: self.traffic,
         };
         let in_use = match self.active {

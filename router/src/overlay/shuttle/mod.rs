@@ -629,6 +629,8 @@ impl Shuttle {
         status.encrypted = self.is_sealed;
         status.address = self.remote;
         status.mtu = self.pmtu.mtu();
+        let own = self.queues.iter().filter(|queue| queue.lane.queue > 0);
+        status.queues = 1 + own.count();
         status.cipher = match &self.state {
             State::Ready {
                 keys: Some(keys), ..
