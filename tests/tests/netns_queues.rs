@@ -11,8 +11,8 @@ use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::thread;
 
-use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 use tests::as_root;
 use tests::cases::PASSWORD;
 use tests::lab::{ContainerId, Lab, address};
@@ -43,7 +43,9 @@ fn start(lab: &mut Lab, threads: [usize; 2], queues: [u64; 2]) -> [ContainerId; 
         lab.await_connection(number, "established", "shuttle");
         wait::until("all queues", || {
             let queues = lab.report(number)["Meshctl"]["Links"][0]["Queues"].as_u64();
-            wait::check(queues == Some(expected), || format!("{queues:?} on {number}"))
+            wait::check(queues == Some(expected), || {
+                format!("{queues:?} on {number}")
+            })
         });
     }
     let containers = [1, 2].map(|number| lab.attach(number, &format!("10.32.0.{number}/12")));
@@ -156,7 +158,9 @@ fn other_ports_are_used_only_if_they_get_through() {
         let queues = |number| lab.report(number)["Meshctl"]["Links"][0]["Queues"].as_u64();
         for number in [1, 2] {
             wait::until("all queues", || {
-                wait::check(queues(number) == Some(3), || format!("{:?}", queues(number)))
+                wait::check(queues(number) == Some(3), || {
+                    format!("{:?}", queues(number))
+                })
             });
         }
         // A queue that gets lost again is given up.
@@ -166,7 +170,9 @@ fn other_ports_are_used_only_if_they_get_through() {
         });
         for number in [1, 2] {
             wait::until("one queue", || {
-                wait::check(queues(number) == Some(1), || format!("{:?}", queues(number)))
+                wait::check(queues(number) == Some(1), || {
+                    format!("{:?}", queues(number))
+                })
             });
         }
         flows_stay_in_order(&lab, containers);

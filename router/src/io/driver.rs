@@ -76,8 +76,8 @@ pub enum StartError {
     /// A cipher does not work here.
     #[error(transparent)]
     Cipher(#[from] aead::SelfTestFailed),
-    /// The data thread did not start.
-    #[error("cannot start the data thread: {0}")]
+    /// A data thread did not start.
+    #[error("cannot start a data thread: {0}")]
     Data(#[source] io::Error),
 }
 
@@ -149,7 +149,7 @@ enum Ask {
 
 impl Router {
     /// Opens the sockets, in the network namespace of the calling thread, and starts the control
-    /// task on the current runtime and the data thread.
+    /// task on the current runtime and the data threads.
     pub fn start(config: RouterConfig) -> Result<Self, StartError> {
         aead::self_test()?;
         let address = SocketAddrV4::new(config.bind, config.mesh.port);
@@ -350,7 +350,7 @@ impl Control {
                 report = reports.recv() => match report {
                     Some(report) => self.take_report(report),
                     None => {
-                        self.fail("the data thread has failed; see the log".to_owned());
+                        self.fail("a data thread has failed; see the log".to_owned());
                         return self.stop().await;
                     }
                 },

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!            async runtime                              threads
-//!   users ──► control task (mesh engine) ◄─bounded──► data thread (data engine)
+//!   users ──► control task (mesh engine) ◄─bounded──► data threads (data engine)
 //!                │      ▲        queues                 │            │
 //!             tcp tasks: one reader and one           tap          udp
 //!             writer each, dials, accepts          local bridge   neighbours

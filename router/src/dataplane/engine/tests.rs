@@ -5,3 +5,4 @@ mod net;
 mod offload;
 mod recorded;
 mod shuttle;
+mod workers;

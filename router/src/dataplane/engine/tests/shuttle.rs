@@ -13,7 +13,7 @@ use crate::crypto::aead::Suites;
 use crate::crypto::session::SessionKey;
 use crate::dataplane::{DataOptions, DropReason, Event, RekeyLimits, ShuttleOptions};
 
-const ALL: &[&str] = &["shuttle", "sleeve", "stream"];
+pub(super) const ALL: &[&str] = &["shuttle", "sleeve", "stream"];
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
@@ -25,7 +25,7 @@ fn options(suites: Suites, rekey: RekeyLimits) -> DataOptions {
 }
 
 /// Engines linked over these overlays, each edge with its own list, settled.
-fn linked(
+pub(super) fn linked(
     count: usize,
     edges: &[(usize, usize, &[&str])],
     options: DataOptions,
@@ -51,13 +51,13 @@ fn pair(key: Option<&SessionKey>) -> Net {
 }
 
 /// A frame from the container at one node to that at another, with a number in it.
-fn numbered(from: usize, to: usize, number: u32, len: usize) -> Vec<u8> {
+pub(super) fn numbered(from: usize, to: usize, number: u32, len: usize) -> Vec<u8> {
     let mut frame = arp(mac(from, 1), mac(to, 1), len.max(18));
     frame[14..18].copy_from_slice(&number.to_be_bytes());
     frame
 }
 
-fn number_of(frame: &[u8]) -> u32 {
+pub(super) fn number_of(frame: &[u8]) -> u32 {
     u32::from_be_bytes(frame[14..18].try_into().unwrap())
 }
 
