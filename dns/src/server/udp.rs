@@ -240,3 +240,31 @@ fn is_passing(error: &io::Error) -> bool {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// The scheduling policy of this thread: the 41st of its numbers, the second being its name.
+    fn policy() -> i32 {
+        let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
+        let (_, after_name) = stat.rsplit_once(") ").unwrap();
+        after_name.split(' ').nth(38).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn threads_that_answer_let_queries_gather() {
+        let before = policy();
+        sys::prefer_batches().unwrap();
+        // Another one was chosen by whoever runs the test.
+        let wanted = match before {
+            libc::SCHED_OTHER => libc::SCHED_BATCH,
+            chosen => chosen,
+        };
+        assert_eq!(policy(), wanted);
+        sys::prefer_batches().unwrap();
+        assert_eq!(policy(), wanted);
+    }
+}
