@@ -137,10 +137,22 @@ fn switching(criterion: &mut Criterion) {
         let now = Instant::now();
         let mut switch = Switch::new(engines::name(0).unwrap());
         let local: Vec<_> = (0..count)
-            .map(|number| frame(station(0, number), station(1, (number * 7919) % count), 64))
+            .map(|number| {
+                frame(
+                    station(0, number),
+                    station(1, number.wrapping_mul(7919) % count),
+                    64,
+                )
+            })
             .collect();
         let remote: Vec<_> = (0..count)
-            .map(|number| frame(station(1, number), station(0, (number * 7919) % count), 64))
+            .map(|number| {
+                frame(
+                    station(1, number),
+                    station(0, number.wrapping_mul(7919) % count),
+                    64,
+                )
+            })
             .collect();
         let (mut here, mut there) = (local.iter().cycle(), remote.iter().cycle());
         for _ in 0..count {
