@@ -15,7 +15,7 @@ use super::{
 use crate::LinkId;
 use crate::constants::{INJECT_QUEUE_LEN, MAC_SWEEP};
 use crate::offload::{Checksum, Delivery, Offload, checksum};
-use crate::overlay::{Id, Kind, Link, Outputs, Refused, fragmentation_needed};
+use crate::overlay::{Id, Kind, Link, Outputs, Refused, too_long_answer};
 use crate::status::{DataStatus, MacStatus, Traffic};
 use crate::switch::{FloodLimit, Neighbours, Switch, Verdict};
 use crate::topology::Routes;
@@ -682,15 +682,14 @@ impl DataPlane {
         mtu: u16,
         now: Instant,
     ) {
-        let answer = frame
-            .ipv4()
-            .and_then(|ip| fragmentation_needed(frame, &ip, mtu));
-        let Some(answer) = answer else { return };
-        let Ok(view) = Frame::new_checked(answer.bytes()) else {
+        let Some(answer) = too_long_answer(frame, mtu) else {
+            return;
+        };
+        let Ok(view) = Frame::new_checked(&answer) else {
             return;
         };
         match self.receive((destination, origin), &view, &Offload::NONE, None, now) {
-            Ok(true) => self.inject(answer.bytes().to_vec()),
+            Ok(true) => self.inject(answer),
             Ok(false) => {}
             Err(reason) => self.out.drops.count(reason),
         }

@@ -2,9 +2,8 @@
 
 use super::GsoKind;
 use super::checksum::{Sum, TCP_FIELD, UDP_FIELD};
-use crate::wire::ethernet::{ETHERTYPE_IPV4, HEADER_LEN, IPV4_MIN_HEADER_LEN};
+use crate::wire::ethernet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, HEADER_LEN, IPV4_MIN_HEADER_LEN};
 
-pub(super) const ETHERTYPE_IPV6: u16 = 0x86dd;
 const VLAN_TAGS: [u16; 2] = [0x8100, 0x88a8];
 const VLAN_LEN: usize = 4;
 const MAX_VLAN_TAGS: usize = 2;

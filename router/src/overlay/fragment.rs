@@ -1,51 +1,102 @@
-//! Frames that are too long for a link: ICMP "fragmentation needed", and our own IPv4 fragments.
+//! Frames that are too long for a link: ICMP "fragmentation needed", ICMPv6 "packet too big", and our
+//! own IPv4 fragments.
 //!
 //! ```text
 //! answer   Ethernet, addresses swapped | IPv4, 20 bytes | ICMP 3/4, 8 bytes with the MTU
 //!          original IPv4 header with options | 8 bytes of its payload
+//!          Ethernet, addresses swapped | IPv6, 40 bytes | ICMPv6 2/0, 8 bytes with the MTU
+//!          original packet as far as 1280 bytes go
 //! fragment Ethernet | IPv4 header with all options | part of the payload | zeros up to 60 bytes
 //! ```
 //!
-//! Source: Weave data plane, sections 6.1 and 6.2; RFC 792 and RFC 1191; RFC 791, section 2.3.
+//! Source: Weave data plane, sections 6.1 and 6.2; RFC 792 and RFC 1191; RFC 791, section 2.3;
+//! RFC 4443, sections 2.4 and 3.2; RFC 8200, section 5.
 
 use etherparse::checksum::Sum16BitWords;
 use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::{
-    Ethernet2Header, Icmpv4Header, Icmpv4Type, IpDscp, IpEcn, IpFragOffset, IpNumber, Ipv4Header,
+    Ethernet2Header, Icmpv4Header, Icmpv4Type, Icmpv6Header, Icmpv6Type, IpDscp, IpEcn,
+    IpFragOffset, IpNumber, Ipv4Header, Ipv6Header,
 };
 
-use crate::wire::ethernet::{ETHERTYPE_IPV4, Frame, HEADER_LEN, Ipv4, MIN_FRAME_LEN};
+use crate::wire::ethernet::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Frame, HEADER_LEN, Ipv4, MIN_FRAME_LEN,
+};
 
 /// Bytes of the original's payload that an answer quotes.
 const QUOTED_LEN: usize = 8;
 const TTL: u8 = 64;
 
-/// Longest answer: all headers, with the longest quoted one.
-const ANSWER_MAX: usize = HEADER_LEN + 20 + 8 + 60 + QUOTED_LEN;
+/// Every IPv6 path carries packets of this length, and an answer is no longer.
+const IPV6_MIN_MTU: u16 = 1280;
+const IPV6_HEADER_LEN: usize = 40;
+/// ICMPv6 messages below are errors.
+const FIRST_QUESTION: u8 = 128;
 
-/// A small frame of our own.
-#[derive(Debug, Clone)]
-pub(crate) struct OwnFrame {
-    bytes: [u8; ANSWER_MAX],
-    len: usize,
-}
-
-impl OwnFrame {
-    pub(crate) fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Option<()> {
-        let end = self.len.checked_add(bytes.len())?;
-        self.bytes.get_mut(self.len..end)?.copy_from_slice(bytes);
-        self.len = end;
-        Some(())
+/// Whether a frame that is longer than `mtu` has to be made shorter by its sender, who can be told so:
+/// IPv4 with DF, and IPv6. Others are for overlays that can cut them.
+pub(crate) fn must_be_shorter(frame: &Frame<'_>, mtu: u16) -> bool {
+    match frame.ipv4() {
+        Some(ip) => ip.dont_fragment(),
+        None => mtu >= IPV6_MIN_MTU && answerable(frame).is_some(),
     }
 }
 
-/// The answer to a frame that may not be fragmented and is too long for a link of this MTU. It says
-/// that it comes from the frame's destination.
-pub(crate) fn fragmentation_needed(frame: &Frame<'_>, ip: &Ipv4<'_>, mtu: u16) -> Option<OwnFrame> {
+/// The answer to a frame that is too long for a link of this MTU, if there may be one. It says that it
+/// comes from the frame's destination.
+pub(crate) fn too_long_answer(frame: &Frame<'_>, mtu: u16) -> Option<Vec<u8>> {
+    match frame.ipv4() {
+        Some(ip) => fragmentation_needed(frame, &ip, mtu),
+        None => packet_too_big(frame, mtu),
+    }
+}
+
+/// The IPv6 packet in a frame, if its sender may get an answer about it: it is itself no error, and
+/// both addresses are of one host.
+fn answerable<'a>(frame: &Frame<'a>) -> Option<(Ipv6Header, &'a [u8])> {
+    if frame.ether_type() != ETHERTYPE_IPV6 {
+        return None;
+    }
+    let (header, rest) = Ipv6Header::from_slice(frame.payload()).ok()?;
+    let rest = rest.get(..usize::from(header.payload_length))?;
+    let is_error = header.next_header == IpNumber::IPV6_ICMP
+        && rest.first().is_none_or(|&kind| kind < FIRST_QUESTION);
+    let (source, destination) = (header.source_addr(), header.destination_addr());
+    let is_of_one_host =
+        !source.is_unspecified() && !source.is_multicast() && !destination.is_multicast();
+    let packet = frame.payload().get(..IPV6_HEADER_LEN + rest.len())?;
+    (!is_error && is_of_one_host).then_some((header, packet))
+}
+
+fn packet_too_big(frame: &Frame<'_>, mtu: u16) -> Option<Vec<u8>> {
+    let (offending, packet) = answerable(frame)?;
+    let room = usize::from(IPV6_MIN_MTU) - IPV6_HEADER_LEN - 8;
+    let quoted = packet.get(..packet.len().min(room))?;
+    let ethernet = Ethernet2Header {
+        source: frame.destination().0,
+        destination: frame.source().0,
+        ether_type: etherparse::EtherType(ETHERTYPE_IPV6),
+    };
+    let header = Ipv6Header {
+        payload_length: u16::try_from(8 + quoted.len()).ok()?,
+        next_header: IpNumber::IPV6_ICMP,
+        hop_limit: TTL,
+        source: offending.destination,
+        destination: offending.source,
+        ..Ipv6Header::default()
+    };
+    let kind = Icmpv6Type::PacketTooBig { mtu: mtu.into() };
+    let icmp = Icmpv6Header::with_checksum(kind, header.source, header.destination, quoted).ok()?;
+    let parts = [
+        &ethernet.to_bytes()[..],
+        &header.to_bytes(),
+        &icmp.to_bytes(),
+        quoted,
+    ];
+    Some(parts.concat())
+}
+
+fn fragmentation_needed(frame: &Frame<'_>, ip: &Ipv4<'_>, mtu: u16) -> Option<Vec<u8>> {
     let quoted_len = ip.payload().len().min(QUOTED_LEN);
     let quoted = ip.payload().get(..quoted_len)?;
 
@@ -82,16 +133,14 @@ pub(crate) fn fragmentation_needed(frame: &Frame<'_>, ip: &Ipv4<'_>, mtu: u16) -
     };
     header.header_checksum = header.calc_header_checksum();
 
-    let mut answer = OwnFrame {
-        bytes: [0; ANSWER_MAX],
-        len: 0,
-    };
-    answer.append(&ethernet.to_bytes())?;
-    answer.append(&header.to_bytes())?;
-    answer.append(&icmp.to_bytes())?;
-    answer.append(ip.header())?;
-    answer.append(quoted)?;
-    Some(answer)
+    let parts = [
+        &ethernet.to_bytes()[..],
+        &header.to_bytes(),
+        &icmp.to_bytes(),
+        ip.header(),
+        quoted,
+    ];
+    Some(parts.concat())
 }
 
 /// Cuts a frame into fragments that fit `mtu` and gives each to `emit`, built in `scratch`. Returns

@@ -41,7 +41,7 @@ use crate::wire::ethernet::Frame;
 use crate::wire::shuttle::{Header, MAX_QUEUES, Note};
 use crate::wire::sleeve::Special;
 
-pub(crate) use fragment::fragmentation_needed;
+pub(crate) use fragment::too_long_answer;
 pub(crate) use opener::{Id, Kind};
 pub use opener::{Opened, Opener};
 pub(crate) use outbox::Outbox;

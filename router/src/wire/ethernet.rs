@@ -19,6 +19,8 @@ pub const HEADER_LEN: usize = 14;
 pub const MIN_FRAME_LEN: usize = 60;
 /// EtherType of IPv4.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// Bytes of an IPv4 header without options.
 pub const IPV4_MIN_HEADER_LEN: usize = 20;
 

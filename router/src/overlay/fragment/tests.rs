@@ -1,3 +1,5 @@
+use std::net::Ipv6Addr;
+
 use proptest::prelude::*;
 use serde_json::Value as Json;
 
@@ -42,7 +44,7 @@ fn every_vector() {
             let view = Frame::new_checked(&frame).unwrap();
             let answer = fragmentation_needed(&view, &view.ipv4().unwrap(), mtu).unwrap();
             assert_eq!(
-                hex::encode(answer.bytes()),
+                hex::encode(&answer),
                 vector["hex"].as_str().unwrap(),
                 "{name}"
             );
@@ -127,7 +129,7 @@ proptest! {
         let whole = frame(options, 0, false, &payload, 0);
         let view = Frame::new_checked(&whole).unwrap();
         let answer = fragmentation_needed(&view, &view.ipv4().unwrap(), mtu).unwrap();
-        let view = Frame::new_checked(answer.bytes()).unwrap();
+        let view = Frame::new_checked(&answer).unwrap();
         let ip = view.ipv4().unwrap();
         prop_assert_eq!(checksum(ip.header()), 0);
         prop_assert_eq!(checksum(ip.payload()), 0);
@@ -139,4 +141,91 @@ proptest! {
 #[test]
 fn an_offset_that_overflows_is_refused() {
     assert!(fragments(&frame(0, 0x1fff, false, &[0; 100], 0), 100).is_empty());
+}
+
+/// A frame with an IPv6 packet between these addresses, of a protocol with these bytes behind the
+/// header.
+fn ipv6(addresses: [&str; 2], protocol: IpNumber, payload: &[u8]) -> Vec<u8> {
+    let [source, destination] = addresses.map(|text| text.parse::<Ipv6Addr>().unwrap().octets());
+    let header = Ipv6Header {
+        payload_length: u16::try_from(payload.len()).unwrap(),
+        next_header: protocol,
+        hop_limit: 64,
+        source,
+        destination,
+        ..Ipv6Header::default()
+    };
+    let ethernet = [2, 0, 0, 0, 0, 0xb, 2, 0, 0, 0, 0, 0xa, 0x86, 0xdd];
+    [&ethernet[..], &header.to_bytes(), payload].concat()
+}
+
+#[test]
+fn an_ipv6_sender_is_told() {
+    let ends = ["2001:db8::1", "2001:db8::2"];
+    for payload_len in [1400, 1300, 4] {
+        let payload: Vec<u8> = (0..=250).cycle().take(payload_len).collect();
+        let mut whole = ipv6(ends, IpNumber::TCP, &payload);
+        let packet = whole[HEADER_LEN..].to_vec();
+        whole.extend([0xee; 9]);
+        let view = Frame::new_checked(&whole).unwrap();
+        assert!(must_be_shorter(&view, 1300));
+        let answer = too_long_answer(&view, 1300).unwrap();
+        assert!(answer.len() <= HEADER_LEN + 1280);
+        let parsed = etherparse::PacketHeaders::from_ethernet_slice(&answer).unwrap();
+        let link = parsed.link.unwrap().ethernet2().unwrap();
+        assert_eq!(
+            (link.source, link.destination),
+            ([2, 0, 0, 0, 0, 0xb], [2, 0, 0, 0, 0, 0xa])
+        );
+        let Some(etherparse::NetHeaders::Ipv6(header, _)) = parsed.net else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(header.source_addr(), ends[1].parse::<Ipv6Addr>().unwrap());
+        assert_eq!(
+            header.destination_addr(),
+            ends[0].parse::<Ipv6Addr>().unwrap()
+        );
+        let Some(etherparse::TransportHeader::Icmpv6(icmp)) = parsed.transport else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(icmp.icmp_type, Icmpv6Type::PacketTooBig { mtu: 1300 });
+        let quoted = parsed.payload.slice();
+        assert_eq!(quoted, &packet[..packet.len().min(1232)]);
+        let checksum = icmp
+            .icmp_type
+            .calc_checksum(header.source, header.destination, quoted);
+        assert_eq!(checksum.unwrap(), icmp.checksum);
+        // Nobody is told of the answer.
+        assert!(!must_be_shorter(
+            &Frame::new_checked(&answer).unwrap(),
+            1300
+        ));
+    }
+}
+
+#[test]
+fn some_ipv6_senders_are_not_told() {
+    let ends = ["2001:db8::1", "2001:db8::2"];
+    let echo = ipv6(ends, IpNumber::IPV6_ICMP, &[128; 1400]);
+    assert!(must_be_shorter(&Frame::new_checked(&echo).unwrap(), 1280));
+    // Below the least MTU it is the path's task to carry the packet.
+    assert!(!must_be_shorter(&Frame::new_checked(&echo).unwrap(), 1279));
+    let mut cut = echo.clone();
+    cut.pop();
+    let mut other_version = echo.clone();
+    other_version[HEADER_LEN] = 0x45;
+    for silent in [
+        ipv6(ends, IpNumber::IPV6_ICMP, &[3; 1400]),
+        ipv6(ends, IpNumber::IPV6_ICMP, &[]),
+        ipv6(["::", ends[1]], IpNumber::UDP, &[0; 1400]),
+        ipv6(["ff02::1", ends[1]], IpNumber::UDP, &[0; 1400]),
+        ipv6([ends[0], "ff02::1"], IpNumber::UDP, &[0; 1400]),
+        cut,
+        other_version,
+        echo[..HEADER_LEN + 39].to_vec(),
+    ] {
+        let view = Frame::new_checked(&silent).unwrap();
+        assert!(!must_be_shorter(&view, 1300));
+        assert_eq!(too_long_answer(&view, 1300), None);
+    }
 }

@@ -10,6 +10,7 @@ use crate::dataplane::DropReason;
 use crate::offload::segment::{Segments, Wanted};
 use crate::offload::{Checksum, Offload, Piece, checksum};
 use crate::overlay::aggregate::{Limits, Packets as _, Parts};
+use crate::overlay::fragment::must_be_shorter;
 use crate::overlay::{Outputs, Refused, Taken};
 use crate::wire::ethernet::{self, Frame};
 use crate::wire::shuttle::{
@@ -62,14 +63,14 @@ impl Shuttle {
         let max_payload = self.pmtu.max_payload();
         let overhead = HEADER_LEN + RECORD_HEADER_LEN + names_len + outgoing.trailer_len();
         if overhead + pieces.longest() > max_payload {
-            // Those that the sender does not want to see in pieces it has to make shorter; others
-            // are for an overlay that can cut them.
-            return match frame.ipv4() {
-                Some(ip) if ip.dont_fragment() && !is_flood => Err(Refused::TooLong {
-                    mtu: self.mtu_for(names_len),
-                }),
-                _ => Err(Refused::Next),
-            };
+            // Those that nobody may cut their sender has to make shorter; others are for an overlay
+            // that can.
+            let mtu = self.mtu_for(names_len);
+            return Err(if !is_flood && must_be_shorter(frame, mtu) {
+                Refused::TooLong { mtu }
+            } else {
+                Refused::Next
+            });
         }
         let limits = Limits {
             first: max_payload,

@@ -5,7 +5,8 @@ use std::time::Duration;
 use proto::MacAddr;
 
 use super::net::{Net, Underlay, key, mac};
-use crate::dataplane::DropReason;
+use super::shuttle::{ALL, linked};
+use crate::dataplane::{DataOptions, DropReason};
 use crate::offload::segment::{Segments, Wanted};
 use crate::offload::testing::{Spec, assert_right, reopen};
 use crate::offload::{Checksum, Gso, GsoKind, Offload};
@@ -175,4 +176,34 @@ fn what_does_not_add_up_is_counted() {
     net.capture_offloaded(0, &frame, &offload);
     net.run_for(SECOND);
     assert_eq!(net.bridge(1).len(), 20);
+}
+
+/// What shuttle cannot carry in one piece does not go by another overlay in fragments.
+#[test]
+fn an_ipv6_sender_is_told_what_fits() {
+    let options = DataOptions::default();
+    let underlay = Underlay::with_mtu(1500);
+    let mut net = linked(2, &[(0, 1, ALL)], options, underlay, key().as_ref());
+    net.introduce_containers();
+    let mtu = net.status(0).mtu;
+    let spec = Spec {
+        is_ipv6: true,
+        ..Spec::tcp(7, 20_000)
+    };
+    // 40 and 32 bytes of headers: one too many, and as many as fit.
+    for (size, expected) in [(mtu - 72 + 1, 0), (mtu - 72, 15)] {
+        let (frame, offload) = super_frame(&spec, mac(1, 1), size);
+        net.capture_offloaded(0, &frame, &offload);
+        net.run_for(SECOND);
+        assert_eq!(net.bridge(1).len(), expected, "{size}");
+        let answers = net.bridge(0);
+        assert_eq!(answers.len(), usize::from(expected == 0));
+        for answer in answers {
+            // ICMPv6, type 2, with the MTU.
+            let told = [answer[54], answer[55], answer[60], answer[61]];
+            assert_eq!((answer[20], told[..2].to_vec()), (58, vec![2, 0]));
+            assert_eq!(u16::from_be_bytes([told[2], told[3]]), mtu);
+        }
+    }
+    assert_eq!(net.drops(0, DropReason::FragmentationNeeded), 1);
 }
