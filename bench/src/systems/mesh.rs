@@ -3,7 +3,7 @@
 use tests::lab::{self, Lab};
 use tests::node::{Kind, Options, at};
 
-use super::{OVERLAY_MTU, Programs};
+use super::{Programs, UNDERLAY_MTU};
 
 /// Of hosts that seal.
 const PASSWORD: &str = "correct horse battery staple";
@@ -137,6 +137,15 @@ impl Mesh {
         ..Self::THEIRS
     };
 
+    /// What fits into one datagram, as containers are told.
+    pub(super) fn mtu(&self) -> u32 {
+        match self.overlay {
+            "shuttle" => UNDERLAY_MTU - 78,
+            // Of an encrypted sleeve: 1414 in truth.
+            _ => UNDERLAY_MTU - 90,
+        }
+    }
+
     /// Starts both routers and waits until they know how much goes into one datagram.
     ///
     /// # Panics
@@ -162,7 +171,7 @@ impl Mesh {
         } else {
             vec![lab::address(1)]
         };
-        let mut extra = vec![format!("--mtu={OVERLAY_MTU}")];
+        let mut extra = vec![format!("--mtu={}", self.mtu())];
         extra.extend(self.extra.iter().map(ToString::to_string));
         Options {
             log_level: Some("info".to_owned()),

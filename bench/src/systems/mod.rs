@@ -30,15 +30,12 @@ use tests::node::{self, Kind};
 
 use mesh::Mesh;
 use peers::{Layer, Peer};
-use underlay::{VXLAN, add_vxlan, join_bridges, kernel_has_vxlan, restore_offloads};
+use underlay::{VXLAN, VXLAN_MTU, add_vxlan, join_bridges, kernel_has_vxlan, restore_offloads};
 
 pub use underlay::{Underlay, Wire};
 
 /// MTU between the hosts.
 pub const UNDERLAY_MTU: u32 = 1500;
-/// MTU of containers, the same for all overlays: what fits into one datagram of an encrypted
-/// sleeve on the underlay is 1414.
-pub const OVERLAY_MTU: u32 = 1410;
 /// IP and ICMP headers.
 const PING_HEADERS: usize = 28;
 
@@ -211,7 +208,7 @@ impl Stage {
                 for number in [1, 2] {
                     add_vxlan(&lab, number)?;
                 }
-                join_bridges(&lab, VXLAN, OVERLAY_MTU)?;
+                join_bridges(&lab, VXLAN, VXLAN_MTU)?;
             }
             System::Peer(peer) => {
                 running = peer.start(&lab)?;
@@ -231,9 +228,10 @@ impl Stage {
         };
         if let Some([client, server]) = containers {
             let mtu = match system {
-                System::RawBridge => UNDERLAY_MTU,
+                System::RawVeth | System::RawBridge => UNDERLAY_MTU,
+                System::Vxlan => VXLAN_MTU,
                 System::Peer(peer) => peer.mtu(),
-                _ => OVERLAY_MTU,
+                System::Mesh(mesh) => mesh.mtu(),
             };
             for container in [client, server] {
                 if !matches!(system, System::Mesh(mesh) if !mesh.offloads) {

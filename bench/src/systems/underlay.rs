@@ -19,6 +19,8 @@ use super::peers::ip;
 pub(super) const BRIDGE: &str = "weave";
 /// The kernel's device.
 pub(super) const VXLAN: &str = "vxlan0";
+/// MTU of containers behind it: without its own headers, Ethernet's included.
+pub(super) const VXLAN_MTU: u32 = UNDERLAY_MTU - 50;
 
 /// How the underlay treats packets longer than its MTU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
