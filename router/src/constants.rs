@@ -153,6 +153,8 @@ pub const MAX_FEATURES_LEN: usize = 64 * 1024;
 /// Bytes of one control connection that may wait to be cut into messages: the longest message and
 /// a read after it.
 pub const MAX_UNREAD_LEN: usize = MAX_MESSAGE_LEN + 256 * 1024;
+/// Neighbours to which a data thread tests its queue at once; each takes a transmit buffer.
+pub const QUEUE_TESTS: usize = 32;
 /// Shuttle heartbeats once the neighbour hears us. A third of [`SHUTTLE_SILENCE`], so that two may
 /// get lost.
 pub const SHUTTLE_HEARTBEAT: Duration = Duration::from_secs(3);

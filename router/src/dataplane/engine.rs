@@ -13,7 +13,7 @@ use super::{
     Worker,
 };
 use crate::LinkId;
-use crate::constants::{INJECT_QUEUE_LEN, MAC_SWEEP};
+use crate::constants::{INJECT_QUEUE_LEN, MAC_SWEEP, QUEUE_TESTS};
 use crate::offload::{Checksum, Delivery, Offload, checksum};
 use crate::overlay::{Id, Kind, Link, Outputs, Refused, too_long_answer};
 use crate::status::{DataStatus, MacStatus, Traffic};
@@ -288,13 +288,19 @@ impl DataPlane {
         &self.delivered
     }
 
-    /// Tests the queues of the worker to all neighbours, so that its packets go by ports of their own
-    /// where they get through. Due every [`SHUTTLE_HEARTBEAT`](crate::constants::SHUTTLE_HEARTBEAT),
-    /// for all workers but the first.
-    pub fn test_queues(&mut self, now: Instant) {
-        for link in self.links.iter_mut() {
+    /// Tests the queue of the worker to the next neighbours, so that its packets go by a port of their
+    /// own where they get through. Returns whether all have had their turn: then the next round is due
+    /// in [`SHUTTLE_HEARTBEAT`](crate::constants::SHUTTLE_HEARTBEAT), else go on once these tests are
+    /// sent. For all workers but the first.
+    pub fn test_queues(&mut self, now: Instant) -> bool {
+        let start = self.out.worker.tested;
+        let mut links = self.links.iter_mut().skip(start);
+        for link in links.by_ref().take(QUEUE_TESTS) {
             link.test_queue(now, &mut self.out);
         }
+        let is_round = links.next().is_none();
+        self.out.worker.tested = if is_round { 0 } else { start + QUEUE_TESTS };
+        is_round
     }
 
     /// Whether worker 0 should look at deadlines and events.

@@ -15,6 +15,8 @@ pub struct Worker {
     pub(crate) outbox: Outbox,
     /// Links with packets that wait for more.
     pub(super) unflushed: Vec<LinkIndex>,
+    /// Links that have had their turn in this round of tests.
+    pub(super) tested: usize,
 }
 
 impl Worker {

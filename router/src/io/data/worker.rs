@@ -354,8 +354,12 @@ impl Worker {
                     engine.handle_timeout(now);
                 }
             } else if test_at.is_some_and(|at| at <= now) {
-                *test_at = Some(now + SHUTTLE_HEARTBEAT);
-                engine.test_queues(now);
+                let is_round = engine.test_queues(now);
+                *test_at = Some(if is_round {
+                    now + SHUTTLE_HEARTBEAT
+                } else {
+                    now
+                });
             }
             engine.flush();
             while let Some(frame) = engine.poll_frame() {

@@ -442,7 +442,8 @@ impl Shuttle {
         };
         let is_latest = incoming.accept(header, key, len, now)?;
         let mut is_news = false;
-        if self.is_sealed {
+        // The other queues say nothing of whether the common port gets through.
+        if self.is_sealed && header.queue == 0 {
             self.heard_at = now;
             if is_latest && self.remote != Some(from) {
                 self.follow(from, now, out);

@@ -9,7 +9,7 @@ use rand::{RngExt as _, SeedableRng};
 
 use super::net::{Net, Underlay, key};
 use super::shuttle::{ALL, linked, number_of, numbered};
-use crate::constants::{SHUTTLE_HEARTBEAT, SHUTTLE_SILENCE};
+use crate::constants::{QUEUE_TESTS, SHUTTLE_HEARTBEAT, SHUTTLE_SILENCE};
 use crate::dataplane::{DataOptions, RekeyLimits, ShuttleOptions, Worker};
 use crate::offload::Offload;
 use crate::wire::shuttle::Header;
@@ -63,7 +63,7 @@ fn send(net: &mut Net, worker: &mut Worker) -> Vec<Header> {
 fn test_queues(net: &mut Net, worker: &mut Worker) -> Vec<Header> {
     let (engine, now) = (&mut net.nodes[0].engine, net.now);
     engine.on_behalf_of(worker, |engine| {
-        engine.test_queues(now);
+        assert!(engine.test_queues(now), "there is one link");
         engine.flush();
     });
     send(net, worker)
@@ -181,4 +181,30 @@ fn a_queue_is_used_while_it_is_heard() {
     net.run_for(10 * MS);
     assert_eq!(net.status(0).address, Some(net.nodes[1].address));
     assert_eq!(queue_of_a_frame(&mut net, &mut worker), 0);
+}
+
+/// Tests of many neighbours do not take all transmit buffers at once.
+#[test]
+fn many_queues_are_tested_in_turns() {
+    const PEERS: usize = 2 * QUEUE_TESTS + 5;
+    let options = DataOptions {
+        workers: 2,
+        ..DataOptions::default()
+    };
+    let edges: Vec<_> = (1..PEERS + 1).map(|other| (0, other, ALL)).collect();
+    let underlay = Underlay::with_mtu(1500);
+    let mut net = linked(PEERS + 1, &edges, options, underlay, None);
+    let mut worker = Worker::new(1);
+    for expected in [QUEUE_TESTS, QUEUE_TESTS, 5, QUEUE_TESTS] {
+        let now = net.now;
+        let is_round = net.nodes[0]
+            .engine
+            .on_behalf_of(&mut worker, |engine| engine.test_queues(now));
+        assert_eq!(is_round, expected == 5);
+        let mut count = 0;
+        while worker.poll_transmit().is_some() {
+            count += 1;
+        }
+        assert_eq!(count, expected);
+    }
 }
