@@ -45,7 +45,7 @@ pub struct Weather {
     /// What may come on top, a different time for each frame, so that they overtake each other.
     pub jitter: Duration,
     /// Bytes a second that pass in each direction, Ethernet headers included. What waits longer than
-    /// [`PATIENCE`] for its turn is lost.
+    /// `PATIENCE` for its turn is lost.
     pub rate: Option<f64>,
     /// Longest IP packet that gets through. Nobody is told of longer ones.
     pub longest: usize,

@@ -23,6 +23,7 @@
 //!
 //! Source: docs/wire/shuttle.md.
 
+mod queues;
 mod rekey;
 mod send;
 mod session;
@@ -34,7 +35,6 @@ use std::time::Instant;
 use proto::{ConnectionUid, PeerName};
 
 use super::Outputs;
-use super::aggregate::Lane;
 use super::pmtu::{Action, Pmtu};
 use crate::LinkId;
 use crate::constants::{
@@ -51,6 +51,7 @@ use crate::wire::shuttle::{
     Control, HEADER_LEN, Header, Hello, Note, RECORD_HEADER_LEN, heartbeat, mtu_test,
 };
 
+use queues::Queues;
 use rekey::Keys;
 pub use rekey::RekeyLimits;
 use session::{Incoming, Outgoing};
@@ -95,7 +96,7 @@ pub(crate) struct Shuttle {
     is_sealed: bool,
     state: State,
     /// The ways out, one for each worker.
-    queues: Box<[Queue]>,
+    queues: Queues,
     pmtu: Pmtu,
     /// Where the neighbour receives.
     remote: Option<SocketAddr>,
@@ -112,14 +113,6 @@ pub(crate) struct Shuttle {
     mtu_checks: u32,
     /// Whether the keys have become too old, or sealed too much.
     is_worn: bool,
-}
-
-/// The way out of one worker.
-#[derive(Debug)]
-struct Queue {
-    lane: Lane,
-    /// When the neighbour has last said that packets by this queue reach it.
-    heard_at: Option<Instant>,
 }
 
 impl Shuttle {
@@ -154,12 +147,7 @@ impl Shuttle {
             secret: config.key.clone(),
             is_sealed,
             state: State::Prepared,
-            queues: (0..workers.max(1))
-                .map(|_| Queue {
-                    lane: Lane::new(true),
-                    heard_at: None,
-                })
-                .collect(),
+            queues: Queues::new(workers),
             pmtu: Pmtu::with_overhead(config.peer, super::negotiate::SHUTTLE, overhead),
             remote: config.remote,
             is_heard: false,
@@ -249,7 +237,7 @@ impl Shuttle {
             Control::Key(epoch, public) => self.handle_key(epoch, &public, out),
             Control::KeyAnswer(epoch, public) => self.handle_key_answer(epoch, &public, now, out),
             Control::Done(epoch) => self.handle_done(epoch, now),
-            Control::QueueHeard(queue) => self.handle_queue_heard(queue, now),
+            Control::QueueHeard(queue) => self.queues.note_heard(queue, now),
         }
         false
     }
@@ -313,38 +301,14 @@ impl Shuttle {
         self.probe_mtu(out);
     }
 
-    /// The neighbour gets packets by one of our queues.
-    fn handle_queue_heard(&mut self, queue: u8, now: Instant) {
-        if queue > 0
-            && let Some(way) = self.queues.get_mut(usize::from(queue))
-        {
-            way.heard_at = Some(now);
-            way.lane.queue = queue;
-        }
-    }
-
     /// Tests the worker's own queue, and gives it up if the last tests were not heard.
     pub(crate) fn test_queue(&mut self, now: Instant, out: &mut Outputs) {
-        let index = out.worker.index;
-        let Ok(queue) = u8::try_from(index) else {
-            return;
-        };
         self.flush(out);
-        let Some(way) = self.queues.get_mut(index) else {
-            return;
-        };
-        let is_heard = |at: Instant| now.saturating_duration_since(at) < SHUTTLE_SILENCE;
-        let in_use = if way.heard_at.is_some_and(is_heard) {
-            queue
-        } else {
-            0
-        };
-        // The test goes there in any case.
-        way.lane.queue = queue;
+        let index = out.worker.index;
+        self.queues.look(index, now);
+        let in_use = self.queues.begin_test(index);
         self.send_note(&heartbeat(self.uid), out);
-        if let Some(way) = self.queues.get_mut(index) {
-            way.lane.queue = in_use;
-        }
+        self.queues.end_test(index, in_use);
     }
 
     /// Returns whether this is news.
@@ -495,10 +459,7 @@ impl Shuttle {
             );
             self.remote = Some(from);
             // What lets the other queues through may not be on the new way.
-            for queue in &mut self.queues {
-                queue.heard_at = None;
-                queue.lane.queue = 0;
-            }
+            self.queues.forget();
         } else {
             self.remote = Some(from);
             self.send_heartbeat(now, out);
@@ -630,8 +591,7 @@ impl Shuttle {
         status.encrypted = self.is_sealed;
         status.address = self.remote;
         status.mtu = self.pmtu.mtu();
-        let own = self.queues.iter().filter(|queue| queue.lane.queue > 0);
-        status.queues = 1 + own.count();
+        status.queues = self.queues.count();
         status.cipher = match &self.state {
             State::Ready {
                 keys: Some(keys), ..

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use proto::PeerName;
 
-use super::{Queue, Shuttle, State};
+use super::{Shuttle, State};
 use crate::constants::{FAST_HEARTBEAT, MAX_UDP_PAYLOAD, SHUTTLE_HEARTBEAT, SHUTTLE_PROBE_MAX};
 use crate::dataplane::DropReason;
 use crate::offload::segment::{Segments, Wanted};
@@ -76,7 +76,7 @@ impl Shuttle {
             first: max_payload,
             more: max_payload,
         };
-        let Some(Queue { lane, .. }) = self.queues.get_mut(out.worker.index) else {
+        let Some(lane) = self.queues.lane(out.worker.index) else {
             return Err(Refused::Next);
         };
         let mut result = Ok(());
@@ -125,7 +125,7 @@ impl Shuttle {
     pub(crate) fn flush(&mut self, out: &mut Outputs) {
         if let State::Ready { outgoing, .. } = &self.state
             && let Some(to) = self.remote
-            && let Some(Queue { lane, .. }) = self.queues.get_mut(out.worker.index)
+            && let Some(lane) = self.queues.lane(out.worker.index)
             && lane.is_pending()
         {
             lane.flush(outgoing, to, &mut out.worker.outbox);
@@ -171,7 +171,7 @@ impl Shuttle {
             head: note,
             body: &[],
         };
-        let Some(Queue { lane, .. }) = self.queues.get_mut(out.worker.index) else {
+        let Some(lane) = self.queues.lane(out.worker.index) else {
             return;
         };
         let outbox = &mut out.worker.outbox;

@@ -10,7 +10,7 @@ use rand::{RngExt as _, SeedableRng};
 use super::net::{Net, Underlay, key};
 use super::shuttle::{ALL, linked, number_of, numbered};
 use crate::constants::{QUEUE_TESTS, SHUTTLE_HEARTBEAT, SHUTTLE_SILENCE};
-use crate::dataplane::{DataOptions, RekeyLimits, ShuttleOptions, Worker};
+use crate::dataplane::{DataOptions, DataPlane, RekeyLimits, ShuttleOptions, Worker};
 use crate::offload::Offload;
 use crate::wire::shuttle::Header;
 
@@ -108,7 +108,7 @@ fn each_keeps_its_order_and_no_number_is_used_twice() {
             }
             if must_flush {
                 let engine = &mut net.nodes[0].engine;
-                engine.on_behalf_of(worker, |engine| engine.flush());
+                engine.on_behalf_of(worker, DataPlane::flush);
             }
             for header in send(&mut net, worker) {
                 assert_eq!(usize::from(header.queue), index);
@@ -121,7 +121,7 @@ fn each_keeps_its_order_and_no_number_is_used_twice() {
         }
         for worker in &mut workers {
             let engine = &mut net.nodes[0].engine;
-            engine.on_behalf_of(worker, |engine| engine.flush());
+            engine.on_behalf_of(worker, DataPlane::flush);
             send(&mut net, worker);
         }
         assert!(!is_sealed || epochs.len() >= 4, "{epochs:?}");
