@@ -21,6 +21,8 @@ const SET_TX_CHECKSUM: u32 = 0x17;
 const GET_STRINGS: u32 = 0x1b;
 /// `ETHTOOL_GSSET_INFO`: get the size of a set of names.
 const GET_SET_INFO: u32 = 0x37;
+/// `ETHTOOL_GFEATURES`: get features, in blocks of 32 by their place in the set of names.
+const GET_FEATURES: u32 = 0x3a;
 /// `ETHTOOL_SFEATURES`: set features, by their place in the set of names.
 const SET_FEATURES: u32 = 0x3b;
 /// `ETH_SS_FEATURES`: the set of the features' names.
@@ -54,11 +56,7 @@ pub fn set_features(device: &str, features: &[(&str, bool)]) -> io::Result<()> {
     // Of each block of 32 features: which to change, and what to.
     let mut blocks = vec![[0u32; 2]; names.len().div_ceil(32)];
     for (name, on) in features {
-        let index = names.iter().position(|known| known == name.as_bytes());
-        let index = index.ok_or_else(|| {
-            let message = format!("the kernel has no feature {name}");
-            io::Error::new(io::ErrorKind::NotFound, message)
-        })?;
+        let index = feature_index(&names, name)?;
         let [change, value] = &mut blocks[index / 32];
         *change |= 1 << (index % 32);
         *value |= u32::from(*on) << (index % 32);
@@ -67,6 +65,34 @@ pub fn set_features(device: &str, features: &[(&str, bool)]) -> io::Result<()> {
     let mut request = vec![SET_FEATURES, count];
     request.extend(blocks.as_flattened());
     ethtool(device, &mut request)
+}
+
+/// Whether a feature of a device of the calling thread's namespace is on.
+///
+/// # Errors
+///
+/// When there is no such device, or the kernel knows no feature of that name.
+pub fn feature(device: &str, name: &str) -> io::Result<bool> {
+    let names = feature_names(device)?;
+    let index = feature_index(&names, name)?;
+    // Of each block: available, requested, active, never changed.
+    let count = names.len().div_ceil(32);
+    let mut request = vec![0; 2 + 4 * count];
+    request[..2].copy_from_slice(&[
+        GET_FEATURES,
+        u32::try_from(count).map_err(io::Error::other)?,
+    ]);
+    ethtool(device, &mut request)?;
+    let active = request[2 + 4 * (index / 32) + 2];
+    Ok(active & 1 << (index % 32) != 0)
+}
+
+fn feature_index(names: &[Vec<u8>], name: &str) -> io::Result<usize> {
+    let index = names.iter().position(|known| known == name.as_bytes());
+    index.ok_or_else(|| {
+        let message = format!("the kernel has no feature {name}");
+        io::Error::new(io::ErrorKind::NotFound, message)
+    })
 }
 
 /// Names of all features, in the kernel's order.
@@ -146,7 +172,10 @@ mod tests {
                 assert!(names.iter().any(|name| name == b"tx-udp-segmentation"));
                 let off = [("tx-generic-segmentation", false), ("rx-gro", true)];
                 set_features("lo", &off).unwrap();
+                assert!(!feature("lo", "tx-generic-segmentation").unwrap());
+                assert!(feature("lo", "rx-gro").unwrap());
                 set_features("lo", &[("tx-generic-segmentation", true)]).unwrap();
+                assert!(feature("lo", "tx-generic-segmentation").unwrap());
                 let unknown = set_features("lo", &[("no-such-feature", true)]).unwrap_err();
                 assert_eq!(unknown.kind(), io::ErrorKind::NotFound);
             })

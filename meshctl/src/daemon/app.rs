@@ -153,9 +153,10 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
     let admin = Admin::new(control.clone(), services.clone(), facts, stop);
     let end = CancellationToken::new();
     let serving = listeners.serve(&admin, &nickname, &end);
-    if let (Some(device), true) = (&device, config.port_gro) {
-        tokio::spawn(device.ports().run(end.clone()));
-    }
+    let ports = match &device {
+        Some(device) if config.port_gro => Some(tokio::spawn(device.ports().run(end.clone()))),
+        _ => None,
+    };
     admin.set_ready(true);
     tracing::info!("ready");
     notify::ready();
@@ -220,6 +221,9 @@ async fn live(mut config: Config, store: Store) -> anyhow::Result<()> {
     }
     // Whoever waits for our end sees it by this.
     end.cancel();
+    if let Some(ports) = ports {
+        let _ = ports.await;
+    }
     serving.join_all().await;
     outcome.map(drop)
 }

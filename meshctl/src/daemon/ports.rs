@@ -5,12 +5,15 @@
 //! bridge and TAP device alone. With receive offload (GRO) on the bridge's end of the container's
 //! veth pair the kernel joins them again, for TCP and, where it can, for UDP. Interfaces with
 //! offloads are passed over by the kernel.
+//!
+//! In the end it is switched off again: the original, if it comes back, would capture the joined
+//! frames and find them too long.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use host::ethtool::set_features;
-use host::netlink::{LinkKind, Netlink, Watch};
+use host::netlink::{Link, LinkKind, Netlink, Watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -36,32 +39,41 @@ impl Ports {
 
     /// Looks after the ports until told to end.
     pub(super) async fn run(mut self, end: CancellationToken) {
-        let watch = match Watch::current() {
+        let mut watch = match Watch::current() {
             Ok(watch) => watch,
             Err(error) => return tracing::warn!("new ports stay without receive offload: {error}"),
         };
-        let mut watch = watch;
         loop {
             if let Err(error) = self.look().await {
                 tracing::debug!(%error, "cannot look at the bridge's ports");
             }
             tokio::select! {
                 () = watch.changed() => sleep(SETTLE).await,
-                () = end.cancelled() => return,
+                () = end.cancelled() => break,
             }
+        }
+        match self.ports().await {
+            Ok(ports) => {
+                for port in ports {
+                    switch(&port.name, false);
+                }
+            }
+            Err(error) => tracing::warn!("receive offload of ports stays on: {error}"),
         }
     }
 
-    async fn look(&mut self) -> host::netlink::Result<()> {
+    /// Those of containers.
+    async fn ports(&self) -> host::netlink::Result<Vec<Link>> {
         let Some(bridge) = self.netlink.link(&self.bridge).await? else {
-            self.known.clear();
-            return Ok(());
+            return Ok(Vec::new());
         };
-        let ports = self.netlink.links().await?;
-        let ports: Vec<_> = ports
-            .into_iter()
-            .filter(|link| link.master == Some(bridge.index) && link.kind == LinkKind::Veth)
-            .collect();
+        let mut links = self.netlink.links().await?;
+        links.retain(|link| link.master == Some(bridge.index) && link.kind == LinkKind::Veth);
+        Ok(links)
+    }
+
+    async fn look(&mut self) -> host::netlink::Result<()> {
+        let ports = self.ports().await?;
         // An index may be given to another device later.
         self.known
             .retain(|index| ports.iter().any(|port| port.index == *index));
@@ -69,16 +81,19 @@ impl Ports {
             if !self.known.insert(port.index) {
                 continue;
             }
-            let name = &port.name;
-            match set_features(name, &[("rx-gro", true)]) {
-                Ok(()) => tracing::debug!(port = %name, "receive offload is on"),
-                Err(error) => tracing::info!(port = %name, %error, "no receive offload on a port"),
-            }
-            // Kernels before 5.12 do not know it.
-            if let Err(error) = set_features(name, &[("rx-udp-gro-forwarding", true)]) {
-                tracing::debug!(port = %name, %error, "no receive offload for UDP on a port");
-            }
+            switch(&port.name, true);
         }
         Ok(())
+    }
+}
+
+fn switch(port: &str, on: bool) {
+    match set_features(port, &[("rx-gro", on)]) {
+        Ok(()) => tracing::debug!(%port, on, "receive offload"),
+        Err(error) => tracing::info!(%port, on, %error, "cannot switch receive offload of a port"),
+    }
+    // Kernels before 5.12 do not know it.
+    if let Err(error) = set_features(port, &[("rx-udp-gro-forwarding", on)]) {
+        tracing::debug!(%port, on, %error, "cannot switch receive offload for UDP of a port");
     }
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use host::ethtool::set_features;
+use host::ethtool::{feature, set_features};
 use host::netns::Netns;
 use host::stage::INTERFACE;
 use rand::rngs::StdRng;
@@ -140,14 +140,24 @@ pub fn joined_by_ports(joined: bool) {
         let after = taken();
         (after[1] - before[1]) / (after[0] - before[0])
     };
+    let port = lab.port(containers[0]).to_owned();
+    let is_on = |lab: &Lab| {
+        lab.netns(1)
+            .run(|| feature(&port, "rx-gro").unwrap())
+            .unwrap()
+    };
     if joined {
         // A port is switched soon after it has come.
         wait::until("segments to be joined", || {
             let average = average();
             wait::check(average > 4000, || format!("{average} bytes in a frame"))
         });
+        assert!(is_on(&lab));
+        // Whoever captures frames after us must not get joined ones.
+        lab.stop(1);
+        assert!(!is_on(&lab));
     } else {
-        assert!(average() < 1500);
+        assert!(average() < 1500 && !is_on(&lab));
     }
 }
 
