@@ -83,6 +83,13 @@ impl Mesh {
         extra: &["--rekey-interval=1"],
         ..Self::OURS
     };
+    /// Flows spread over threads.
+    pub const THREADS: &Self = &Self {
+        name: "meshctl-2-threads",
+        about: "shuttle with two data threads on each host",
+        extra: &["--data-threads=2"],
+        ..Self::OURS
+    };
     /// No cipher.
     pub const CLEAR: &Self = &Self {
         name: "meshctl-clear",

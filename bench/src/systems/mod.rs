@@ -56,7 +56,7 @@ pub enum System {
 
 impl System {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::RawVeth,
         Self::RawBridge,
         Self::Vxlan,
@@ -68,6 +68,7 @@ impl System {
         Self::Mesh(Mesh::TX_OFF),
         Self::Mesh(Mesh::CHACHA),
         Self::Mesh(Mesh::REKEY),
+        Self::Mesh(Mesh::THREADS),
         Self::Mesh(Mesh::CLEAR),
         Self::Mesh(Mesh::BY_SLEEVE),
         Self::Mesh(Mesh::BY_SLEEVE_TX_OFF),
@@ -85,6 +86,7 @@ impl System {
         let particular = [
             Self::Mesh(Mesh::WEAVER_CLEAR),
             Self::Mesh(Mesh::REKEY),
+            Self::Mesh(Mesh::THREADS),
             Self::Mesh(Mesh::CLEAR),
             Self::Mesh(Mesh::STREAM),
         ];
